@@ -1,0 +1,10 @@
+// The extension gs_lift._native: one bind_<topic> per file, nothing else here.
+#include "module.h"
+
+NB_MODULE(_native, m) {
+    m.doc() = "Native kernels of gs_lift; called by rendering, fitting, lifting and clustering.";
+    bind_rasterizer(m);
+    bind_image_loss(m);
+    bind_weights(m);
+    bind_clustering(m);
+}

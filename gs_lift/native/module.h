@@ -1,0 +1,15 @@
+// What every kernel file shares: nanobind and the array types that cross the border.
+#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/tuple.h>
+
+#include <cstdint>
+
+namespace nb = nanobind;
+
+void bind_rasterizer(nb::module_ &m);
+void bind_image_loss(nb::module_ &m);
+void bind_weights(nb::module_ &m);
+void bind_clustering(nb::module_ &m);

@@ -1,0 +1,4 @@
+// Sparse blending weights: W @ E and its gradient.
+#include "module.h"
+
+void bind_weights(nb::module_ &) {}

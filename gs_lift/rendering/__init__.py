@@ -1,0 +1,1 @@
+"""Rendering Gaussians: one function, several backends with gsplat's argument names and conventions."""

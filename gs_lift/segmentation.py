@@ -1,0 +1,83 @@
+"""What is known of objects: in one image (Segments), per Gaussian (Embeddings), in the scene (Instances)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+VOID = -1
+"""Semantic class of a pixel that is not to be judged; also "no segment" and "no instance"."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The semantic classes of a scene; a class id is an index into both."""
+
+    names: tuple[str, ...]
+    is_thing: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def things(self) -> tuple[int, ...]:
+        return tuple(i for i, thing in enumerate(self.is_thing) if thing)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """One image's segments, or its truth.
+
+    instance: id of each pixel's segment, -1 = none. A segmenter's ids mean something in this image only; the ids of a
+        truth are the same in all images.
+    semantic: class of each pixel, VOID = not known.
+    confidence: the segmenter's, in 0..1; 1 where there is nothing to doubt.
+    """
+
+    instance: Int[Tensor, "H W"]
+    semantic: Int[Tensor, "H W"]
+    confidence: Float[Tensor, "H W"]
+
+
+@dataclass
+class Embeddings:
+    """What lifting learns for each Gaussian.
+
+    fast: instance embedding, learnt by gradient.
+    slow: its exponential moving average (Contrastive Lift, section 3.2).
+    semantic: class logits.
+    """
+
+    fast: Float[Tensor, "N D"]
+    slow: Float[Tensor, "N D"]
+    semantic: Float[Tensor, "N S"]
+
+    def __len__(self) -> int:
+        return len(self.fast)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The objects of a scene.
+
+    labels: instance of each Gaussian, -1 = none; instances are numbered by falling size.
+    scores: confidence of each Gaussian's label in 0..1, 0 where it has none.
+    classes: semantic class of each instance.
+    semantic: class logits of each Gaussian, kept so that scoring needs no other file.
+    tree: what a re-cut needs (see clustering); empty where the clusterer has none.
+    """
+
+    labels: Int[Tensor, "N"]
+    scores: Float[Tensor, "N"]
+    classes: Int[Tensor, "M"]
+    semantic: Float[Tensor, "N S"]
+    tree: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def counts(self) -> Int[Tensor, "M"]:
+        """Gaussians of each instance."""
+        return torch.bincount(self.labels[self.labels >= 0], minlength=len(self))
