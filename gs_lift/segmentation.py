@@ -47,11 +47,13 @@ class Embeddings:
     fast: instance embedding, learnt by gradient.
     slow: its exponential moving average (Contrastive Lift, section 3.2).
     semantic: class logits.
+    visibility: total blending weight over all training pixels; 0 = never seen.
     """
 
     fast: Float[Tensor, "N D"]
     slow: Float[Tensor, "N D"]
     semantic: Float[Tensor, "N S"]
+    visibility: Float[Tensor, "N"]
 
     def __len__(self) -> int:
         return len(self.fast)
@@ -64,14 +66,12 @@ class Instances:
     labels: instance of each Gaussian, -1 = none; instances are numbered by falling size.
     scores: confidence of each Gaussian's label in 0..1, 0 where it has none.
     classes: semantic class of each instance.
-    semantic: class logits of each Gaussian, kept so that scoring needs no other file.
     tree: what a re-cut needs (see clustering); empty where the clusterer has none.
     """
 
     labels: Int[Tensor, "N"]
     scores: Float[Tensor, "N"]
     classes: Int[Tensor, "M"]
-    semantic: Float[Tensor, "N S"]
     tree: dict[str, Tensor]
 
     def __len__(self) -> int:
