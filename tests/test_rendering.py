@@ -233,6 +233,27 @@ def test_absgrad_sums_what_the_gradient_cancels(backend: str) -> None:
 
 
 @EVERY_BACKEND
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_info_is_what_gsplats_strategies_read(backend: str, absgrad: bool) -> None:
+    from gsplat import DefaultStrategy
+
+    gaussians, cameras = CASES["around the camera"].gaussians, two_cameras(CASES["around the camera"])
+    arguments = inputs(gaussians, gaussians.sh, cameras, like(backend))
+    images, _, info = rasterize(**arguments, sh_degree=1, absgrad=absgrad, backend=backend)
+    strategy = DefaultStrategy(absgrad=absgrad, refine_scale2d_stop_iter=10)
+    state = strategy.initialize_state()
+    parameters = {"means": arguments["means"]}
+    strategy.step_pre_backward(parameters, {}, state, 1, info)
+    images.square().sum().backward()
+    strategy.step_post_backward(parameters, {}, state, 1, info)
+    views = (info["radii"] > 0).all(dim=-1).sum(dim=0)
+    assert 0 < views.sum() < 2 * len(gaussians)
+    assert torch.equal(state["count"], views.float())
+    assert (state["grad2d"] > 0).sum() > 20
+    assert (state["grad2d"][views == 0] == 0).all()
+
+
+@EVERY_BACKEND
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 3), (5, 64), (128, 8)])
 def test_images_of_any_size(backend: str, size: tuple[int, int]) -> None:
     case = CASES["huge"]
