@@ -180,7 +180,9 @@ def _dump_lines(section: Any, indent: str, sentences: bool) -> list[str]:
             lines += [f"{indent}{item.name}:", *_dump_lines(value, indent + "  ", sentences)]
         else:
             # JSON is YAML, and quotes what would be read as another type.
-            lines.append(f"{indent}{item.name}: {json.dumps(list(value) if isinstance(value, tuple) else value)}")
+            lines.append(
+                f"{indent}{item.name}: {json.dumps(list(value) if isinstance(value, tuple) else value)}"
+            )
     return lines
 
 

@@ -190,7 +190,9 @@ def read_instances(run: Run) -> Instances:
 
 def _require(run: Run, stage: str) -> None:
     if not run.done(stage):
-        command = {"fit": f"fit {run.scene}", "lift": f"fit {run.scene}", "segment": f"segment {run.folder}"}[stage]
+        command = {"fit": f"fit {run.scene}", "lift": f"fit {run.scene}", "segment": f"segment {run.folder}"}[
+            stage
+        ]
         raise RunError(f"{run.folder}: {stage} is not finished; run `gslift {command}`")
 
 
@@ -216,7 +218,10 @@ def write_outputs(run: Run, out: Path) -> list[Path]:
     """labels.ply at `out` with labels.json and instances.ply beside it; the paths that were written."""
     config, gaussians, instances = run.config, read_gaussians(run), read_instances(run)
     embeddings = read_embeddings(run)
-    names = out.with_suffix(".json"), out.with_name("instances.ply" if out.stem == "labels" else f"{out.stem}_instances.ply")
+    names = (
+        out.with_suffix(".json"),
+        out.with_name("instances.ply" if out.stem == "labels" else f"{out.stem}_instances.ply"),
+    )
     comments = [
         f"gs_lift {__version__}",
         f"config {config_hash(config)}",
