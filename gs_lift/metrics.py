@@ -168,7 +168,8 @@ def frame_quality(
     more than half on smaller objects are left out. Images without an object to find are left out.
     """
     rows = [row for found, truth in pairs if (row := _frame_row(found, truth, set(things), minimum_area_px))]
-    pq, sq, recall, precision = (_mean(column) for column in zip(*rows, strict=True)) if rows else (np.nan,) * 4
+    columns = zip(*rows, strict=True) if rows else [()] * 4
+    pq, sq, recall, precision = (_mean(column) for column in columns)
     return FrameQuality(pq, sq, recall, precision, len(rows))
 
 
