@@ -17,8 +17,8 @@ class DataConfig:
     """How a scene is read and where its Gaussians start."""
 
     init: str = "auto"
-    """Where the first Gaussians come from: `points` (the scene's own cloud), `triangulate` (matched photos, poses
-    held), `depth` (depth maps of the training views), `random` (inside the cameras' frusta), or `auto`: the
+    """Where the first Gaussians come from: `points` (the scene's own cloud), `triangulate` (matched photos,
+    poses held), `depth` (depth maps of the training views), `random` (inside the cameras' frusta), or `auto`: the
     scene's points, else triangulate, else random; never depth."""
     init_points: int = 50_000
     """How many points `depth` and `random` give; the other ways give what they find."""
@@ -46,8 +46,8 @@ READERS: dict[str, Callable[[], ModuleType]] = {
 def load_scene(path: Path | str, config: DataConfig = DataConfig()) -> Scene:
     """Read the scene folder `path` with the first reader that knows its layout.
 
-    Cameras and the sizes of all files are checked here; pixels are read when a View's function is called. Both
-    raise SceneError in one line.
+    Cameras and the sizes of all files are checked here; pixels are read when a View's function is called.
+    Both raise SceneError in one line.
     """
     path = Path(path).absolute()
     if path.is_file():

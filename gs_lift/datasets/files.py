@@ -1,4 +1,4 @@
-"""Files of a scene folder, read as if a stranger had sent them: headers before pixels, no pickles, no links outwards.
+"""Files of a scene folder, read as if a stranger had sent them: headers before pixels, no pickles, no links out.
 
 Every function raises SceneError in one line that names the file, what was wanted, what came, and the way out.
 """
@@ -28,7 +28,8 @@ def check_inside(root: Path, path: Path, allow_outside: bool) -> None:
     """Refuse a path that leads out of `root`, through `..` or a link, unless that is allowed."""
     if not allow_outside and not path.resolve().is_relative_to(root.resolve()):
         raise SceneError(
-            f"{path}: leads out of the scene folder, to {path.resolve()}; copy it there or set data.allow_outside=true"
+            f"{path}: leads out of the scene folder, to {path.resolve()}; "
+            "copy it there or set data.allow_outside=true"
         )
 
 
@@ -51,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def list_photos(folder: Path) -> list[Path]:
-    """The photos of a folder in the order of their frames: by number if all names are numbers, else by name."""
+    """The photos of a folder in the order of frames: by number if all names are numbers, else by name."""
     try:
         paths = [
             path
@@ -71,7 +72,7 @@ def list_photos(folder: Path) -> list[Path]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image whose header has been read; all that Pillow and the disk can say against it becomes a SceneError."""
+    """An image whose header has been read; whatever Pillow or the disk say against it becomes a SceneError."""
     try:
         with warnings.catch_warnings():
             # Pillow warns at 89 megapixels and raises at 179; a photo has neither.
@@ -119,7 +120,7 @@ def read_depth_mm(path: Path, width: int, height: int) -> Float[Tensor, "H W"]:
 
 
 def open_array(path: Path, shape: tuple[int, int], kinds: str) -> np.ndarray:
-    """A `.npy` file of `shape` whose dtype is one of `kinds` (numpy's letters), mapped: its pixels are not read yet.
+    """A `.npy` file of `shape` whose dtype is one of `kinds` (numpy's letters), mapped: pixels are not read yet.
 
     Pickled objects are refused; a header that promises more than the file holds allocates nothing.
     """
@@ -141,7 +142,8 @@ def open_array(path: Path, shape: tuple[int, int], kinds: str) -> np.ndarray:
     if array.shape != shape:
         height, width = shape
         raise SceneError(
-            f"{path}: shape {array.shape}; wanted ({height}, {width}), the photo's height and width; resize it by nearest"
+            f"{path}: shape {array.shape}; wanted ({height}, {width}), the photo's height and width; "
+            "resize it by nearest neighbour"
         )
     return array
 
@@ -151,7 +153,7 @@ def read_ids(path: Path, shape: tuple[int, int]) -> np.ndarray:
     array = np.asarray(open_array(path, shape, "biuf"))
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.round(array)).all()):
         raise SceneError(
-            f"{path}: fractions among the ids; wanted whole numbers (a mask resized by interpolation?)"
+            f"{path}: fractions among the ids; wanted whole numbers: resize by nearest neighbour"
         )
     if array.size and not (array.min() >= -1 and array.max() < 2**31):
         raise SceneError(
@@ -176,7 +178,7 @@ def check_image_size(path: Path, width: int, height: int) -> None:
 def _check_size(path: Path, size: tuple[int, int], wanted: tuple[int, int]) -> None:
     if size != wanted:
         raise SceneError(
-            f"{path}: {size[0]}x{size[1]} pixels; wanted {wanted[0]}x{wanted[1]} as the scene's first photo has"
+            f"{path}: {size[0]}x{size[1]} pixels; wanted {wanted[0]}x{wanted[1]} as the scene's first photo"
         )
 
 

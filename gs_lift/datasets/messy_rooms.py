@@ -1,13 +1,14 @@
 """The Messy Rooms layout, as released with Contrastive Lift and as `gslift synth` writes it.
 
-    metadata.json                       camera.K normalised by width and height; camera.positions [N 3] in metres;
-                                        camera.quaternions [N 4] wxyz; camera to world, Blender axes; entry i = frame i
+    metadata.json                       camera.K normalised by width and height; camera.positions [N 3], metres;
+                                        camera.quaternions [N 4] wxyz; entry i is the camera-to-world pose of
+                                        frame i, Blender axes
     color/<frame>.png                   photos, RGB or RGBA
-    detic_instance/<frame>.npy          segments: ids of this frame only, 0 = none               (optional)
-    detic_semantic/<frame>.npy          0 background, 1 object                                   (optional)
-    detic_probabilities/<frame>.npy     confidence of each pixel's segment                       (optional)
-    instance/, semantic/<frame>.npy     truth: ids of the scene, 0 = background; 0 or 1          (optional)
-    depth/<frame>.png                   16 bit, millimetres along the optical axis, 0 = none     (optional)
+    detic_instance/<frame>.npy          optional; segments: ids of this frame only, 0 = none
+    detic_semantic/<frame>.npy          optional; 0 background, 1 object
+    detic_probabilities/<frame>.npy     optional; confidence of each pixel's segment
+    instance/, semantic/<frame>.npy     optional; truth: ids of the scene, 0 = background; 0 or 1
+    depth/<frame>.png                   optional; 16 bit, millimetres along the optical axis, 0 = none
 
 The first 80 % of the frames are for training, the last 20 % for test. Pixel centres lie at +0.5.
 """
@@ -119,7 +120,7 @@ def _check_maps(root: Path, maps: MapFiles, shape: tuple[int, int], config: Data
 
 
 def read_segments(maps: MapFiles, shape: tuple[int, int]) -> Segments:
-    """The id maps of one frame. A pixel of the background belongs to no instance, whatever the instance map says."""
+    """The id maps of one frame. A background pixel belongs to no instance, whatever the instance map says."""
     ids = files.read_ids(maps.instance, shape)
     semantic = files.read_ids(maps.semantic, shape) if maps.semantic else (ids > 0).astype(np.int64)
     if not np.isin(semantic, (0, 1)).all():
@@ -194,7 +195,7 @@ def _check_poses(path: Path, frames: list[Path], positions: np.ndarray, quats: n
         )
     stems = [frame.stem for frame in frames]
     if len(positions) > len(frames) and not _consecutive(stems):
-        # Entry i belongs to the i-th photo: with one missing in the middle, all later poses would be another's.
+        # Entry i belongs to the i-th photo: with one missing in the middle, all later poses would be wrong.
         raise SceneError(
             f"{path}: {len(positions)} poses for {len(frames)} photos, and their numbers have gaps; "
             "remove the poses of missing photos"
