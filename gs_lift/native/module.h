@@ -11,5 +11,6 @@ namespace nb = nanobind;
 
 void bind_rasterizer(nb::module_ &m);
 void bind_image_loss(nb::module_ &m);
+void bind_optimizer(nb::module_ &m);
 void bind_weights(nb::module_ &m);
 void bind_clustering(nb::module_ &m);
