@@ -7,4 +7,5 @@ NB_MODULE(_native, m) {
     bind_image_loss(m);
     bind_weights(m);
     bind_clustering(m);
+    bind_lifting(m);
 }
