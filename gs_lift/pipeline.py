@@ -119,7 +119,7 @@ def _fit_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> No
     points, colors = _starting_points(run, scene, config, reporter)
     scene = replace(scene, points=points, colors=colors)
     with _timed(run, "fit", config.fit.steps, reporter) as on_step:
-        checkpoints = Checkpoints(run.checkpoints("fit"))
+        checkpoints = Checkpoints(run.checkpoints("fit"), config.checkpoint_every)
         gaussians = fit(
             scene,
             config.fit,
@@ -155,7 +155,7 @@ def _lift_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> N
     # From the file, not from memory: a resumed run and an uninterrupted one start from the same numbers.
     gaussians = ply.read_splat(run.result("fit")).to(config.device)
     with _timed(run, "lift", config.lift.steps, reporter) as on_step:
-        checkpoints = Checkpoints(run.checkpoints("lift"), every=1000)
+        checkpoints = Checkpoints(run.checkpoints("lift"), config.checkpoint_every)
         embeddings = lift(
             scene,
             gaussians,
@@ -190,7 +190,9 @@ def read_instances(run: Run) -> Instances:
 
 def _require(run: Run, stage: str) -> None:
     if not run.done(stage):
-        command = {"fit": f"fit {run.scene}", "lift": f"fit {run.scene}", "segment": f"segment {run.folder}"}[stage]
+        command = {"fit": f"fit {run.scene}", "lift": f"fit {run.scene}", "segment": f"segment {run.folder}"}[
+            stage
+        ]
         raise RunError(f"{run.folder}: {stage} is not finished; run `gslift {command}`")
 
 
@@ -216,7 +218,10 @@ def write_outputs(run: Run, out: Path) -> list[Path]:
     """labels.ply at `out` with labels.json and instances.ply beside it; the paths that were written."""
     config, gaussians, instances = run.config, read_gaussians(run), read_instances(run)
     embeddings = read_embeddings(run)
-    names = out.with_suffix(".json"), out.with_name("instances.ply" if out.stem == "labels" else f"{out.stem}_instances.ply")
+    names = (
+        out.with_suffix(".json"),
+        out.with_name("instances.ply" if out.stem == "labels" else f"{out.stem}_instances.ply"),
+    )
     comments = [
         f"gs_lift {__version__}",
         f"config {config_hash(config)}",
