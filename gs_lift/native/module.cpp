@@ -8,4 +8,5 @@ NB_MODULE(_native, m) {
     bind_optimizer(m);
     bind_weights(m);
     bind_clustering(m);
+    bind_lifting(m);
 }
