@@ -4,7 +4,7 @@ Discrete labels are rendered, not embeddings: each Gaussian votes for its instan
 object's border lies where its Gaussians end and a mixture of two objects never looks like a third.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from gs_lift.metrics import (
     ssim,
 )
 from gs_lift.rendering import blending_weights, render
-from gs_lift.scene import Camera, Scene
+from gs_lift.scene import Camera, Scene, View
 from gs_lift.segmentation import VOID, Classes, Embeddings, Instances, Segments
 
 
@@ -150,6 +150,27 @@ def segments_quality(scene: Scene) -> FrameQuality | None:
     pairs = ((segments(), truth()) for segments, truth in views if segments is not None and truth is not None)
     quality = frame_quality(pairs, things=scene.classes.things)
     return quality if quality.images else None
+
+
+def views_of_instances(
+    views: Sequence[View],
+    gaussians: Gaussians,
+    instances: Instances,
+    *,
+    minimum_pixels: float = 15.0,
+    backend: str = "cpu",
+) -> list[list[str]]:
+    """For each instance the names of the views in which it covers `minimum_pixels` or more, summed over its shares."""
+    names: list[list[str]] = [[] for _ in range(len(instances))]
+    labels = instances.labels.cpu()
+    for view in views:
+        weights = blending_weights(gaussians, view.camera, backend=backend)
+        label = labels[weights.indices.long()]
+        taken = label >= 0
+        area = torch.bincount(label[taken], weights=weights.values[taken].double(), minlength=len(instances))
+        for instance in torch.nonzero(area >= minimum_pixels)[:, 0].tolist():
+            names[instance].append(view.name)
+    return names
 
 
 def _picture_scores(gaussians: Gaussians, camera: Camera, truth: Tensor, backend: str) -> tuple[float, float]:

@@ -149,6 +149,21 @@ def label_picture(labels: Int[Tensor, "H W"], image: Float[Tensor, "H W 3"] | No
     return colors.round().astype(np.uint8)
 
 
+def depth_picture(depths: Float[Tensor, "H W"], alphas: Float[Tensor, "H W"]) -> np.ndarray:
+    """[H W 3] uint8: near is bright, from the nearest to the farthest hundredth; black where nothing is."""
+    seen = alphas > 0.5
+    if not bool(seen.any()):
+        return np.zeros((*depths.shape, 3), np.uint8)
+    near, far = torch.quantile(depths[seen].float(), torch.tensor([0.01, 0.99])).tolist()
+    brightness = (255 - 200 * ((depths - near) / max(far - near, 1e-9)).clamp(0, 1)) * seen
+    return brightness.round().byte().cpu().numpy()[..., None].repeat(3, axis=2)
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    """Write [H W 3] uint8 as PNG."""
+    write_atomic(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
+
+
 def _picture(strip: Strip, name: str, width: int, height: int) -> Image.Image | None:
     """One cell of the sheet, scaled; labels first, so that no colours mix."""
     content = getattr(strip, name)
