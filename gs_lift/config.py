@@ -30,6 +30,8 @@ class Config:
     """`cpu`, `cuda`, or `auto`: CUDA where there is one."""
     backend: str = "auto"
     """Rasterizer: `cpu`, `gsplat` (needs CUDA), `reference` (slow, the oracle), or `auto`: by the device."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints of a stage; changes no result."""
     data: DataConfig = field(default_factory=DataConfig)
     """How a scene is read and where its Gaussians start."""
     fit: FitConfig = field(default_factory=FitConfig)
@@ -139,7 +141,7 @@ def _refuse_unknown(values: Any, cls: type, prefix: str, source: str) -> None:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """`{"fit.steps": 3000, ...}`."""
+    """`{"fit.steps": 3000, ...}` without the fields that change no result."""
     flat: dict[str, Any] = {}
 
     def walk(values: dict[str, Any], prefix: str) -> None:
@@ -150,6 +152,7 @@ def flatten(config: Config) -> dict[str, Any]:
                 flat[prefix + name] = list(value) if isinstance(value, tuple) else value
 
     walk(asdict(config), "")
+    del flat["checkpoint_every"]
     return flat
 
 

@@ -119,7 +119,7 @@ def _fit_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> No
     points, colors = _starting_points(run, scene, config, reporter)
     scene = replace(scene, points=points, colors=colors)
     with _timed(run, "fit", config.fit.steps, reporter) as on_step:
-        checkpoints = Checkpoints(run.checkpoints("fit"))
+        checkpoints = Checkpoints(run.checkpoints("fit"), config.checkpoint_every)
         gaussians = fit(
             scene,
             config.fit,
@@ -155,7 +155,7 @@ def _lift_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> N
     # From the file, not from memory: a resumed run and an uninterrupted one start from the same numbers.
     gaussians = ply.read_splat(run.result("fit")).to(config.device)
     with _timed(run, "lift", config.lift.steps, reporter) as on_step:
-        checkpoints = Checkpoints(run.checkpoints("lift"), every=1000)
+        checkpoints = Checkpoints(run.checkpoints("lift"), config.checkpoint_every)
         embeddings = lift(
             scene,
             gaussians,

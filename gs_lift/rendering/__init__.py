@@ -2,22 +2,23 @@
 
 A backend is a module with two functions, which are called with keyword arguments:
 
-    rasterize(means, quats, scales, opacities, colors, viewmats, Ks, width, height, *, near_plane, far_plane, eps2d,
-              sh_degree, backgrounds, render_mode, rasterize_mode, absgrad) -> (colors, alphas, info)
-    blending_weights(gaussians, camera, *, pixels, minimum) -> Weights
+    rasterize(means, quats, scales, opacities, colors, viewmats, Ks, width, height, *, near_plane, far_plane,
+              eps2d, sh_degree, backgrounds, render_mode, rasterize_mode, absgrad) -> (colors, alphas, info)
+    blending_weights(gaussians, camera, *, pixels, minimum) -> Weights, on the CPU
 
-It may leave out any of `rasterize`'s keyword-only arguments: what departs from the default is then refused by name.
-The results are those of gsplat 1.5.3 (`gsplat.rasterization(packed=False)`, pinhole camera, no skew):
+It may leave out any keyword-only argument of `rasterize`: a value that departs from the default is then
+refused by name. The results are those of gsplat 1.5.3 (`gsplat.rasterization` with packed=False, pinhole
+cameras, no skew):
 
-- alpha = min(0.999, opacity exp(-sigma)), skipped below 1/255; a pixel ends, exclusively, before the pair that would
-  take its transmittance to 1e-4 or less; ties in depth keep the order of the Gaussians.
-- Visible: near_plane <= depth <= far_plane, opacity (compensated where antialiased) >= 1/255, and the box of radii
-  touches the image. radii = ceil(min(3.33, sqrt(2 ln(255 opacity))) sqrt(variance)) per axis in pixels, int32, 0 for
-  an invisible Gaussian, whose other entries of info are 0 too.
-- info holds at least means2d [C N 2] (in the autograd graph: `retain_grad()` gives its gradient, in pixels; with
-  absgrad, backward sets `means2d.absgrad`, the sum over pixels of absolute values), radii [C N 2], depths [C N],
-  width, height, n_cameras, and camera_ids = gaussian_ids = None: what gsplat's strategies read.
-- Gradients reach means, quats, scales, opacities, colors and backgrounds; cameras get none from `cpu`.
+- alpha = min(0.999, opacity exp(-sigma)), skipped below 1/255; a pixel ends before the pair that would take
+  its transmittance to 1e-4 or less; Gaussians of equal depth keep their order.
+- Visible: near_plane <= depth <= far_plane, opacity (compensated where antialiased) >= 1/255, and the box of
+  radii touches the image. radii = ceil(min(3.33, sqrt(2 ln(255 opacity))) sqrt(variance)) for each axis in
+  pixels, int32; 0 for an invisible Gaussian, whose other entries of info mean nothing.
+- info holds at least means2d [C N 2] (in the autograd graph: `retain_grad()` gives its gradient, per pixel;
+  with absgrad, backward sets `means2d.absgrad`, the sum of each pixel's absolute gradient), radii [C N 2],
+  depths [C N], width, height, n_cameras, and camera_ids = gaussian_ids = None: what gsplat's strategies read.
+- Gradients reach means, quats, scales, opacities, colors and backgrounds. Cameras need not get any.
 """
 
 import inspect
@@ -54,8 +55,8 @@ RASTERIZE_MODES = {"classic": False, "antialiased": True}
 class Rendering:
     """One rendered image.
 
-    colors: not clamped; no channels in the modes D and ED. alphas: 0..1. depths: along the optical axis in world units,
-    None in a mode without. info: the backend's intermediate results, for densification.
+    colors: not clamped; no channels in the modes D and ED. alphas: 0..1. depths: along the optical axis in
+    world units, None in a mode without. info: the backend's intermediate results, for densification.
     """
 
     colors: Float[Tensor, "H W D"]
@@ -88,14 +89,15 @@ def rasterize(
     """Colours, alphas and info of C cameras, as `gsplat.rasterization` in its non-packed mode.
 
     colors: values [N D], or spherical harmonics [N K 3] up to `sh_degree` where that is given (then colour is
-    max(0, SH + 0.5)). The last of the X channels is the depth where `render_mode` has one. Raises ConfigError for a
-    value that there is not, or an argument that the backend does not take, and BackendError for a backend not here.
+    max(0, SH + 0.5)). The last of the X channels is the depth where `render_mode` has one. Raises ConfigError
+    for an unknown value or an argument that the backend does not take, BackendError where it is not here.
     """
     pick(RENDER_MODES, render_mode, "render_mode")
     pick(RASTERIZE_MODES, rasterize_mode, "rasterize_mode")
     if sh_degree is not None and (colors.dim() != 3 or (sh_degree + 1) ** 2 > colors.shape[1]):
         raise ConfigError(
-            f"sh_degree {sh_degree} wants colors [N {(sh_degree + 1) ** 2} 3], got {list(colors.shape)}; lower it"
+            f"sh_degree {sh_degree} wants colors [N {(sh_degree + 1) ** 2} 3], "
+            f"got {list(colors.shape)}; lower sh_degree"
         )
     if sh_degree is None and colors.dim() != 2:
         raise ConfigError(
@@ -149,7 +151,7 @@ def render(
     absgrad: bool = False,
     backend: str = "cpu",
 ) -> Rendering:
-    """The image that a camera sees: spherical-harmonics colours (all degrees unless `sh_degree`), or any `features`."""
+    """What one camera sees: the Gaussians' colours (every degree, or up to `sh_degree`), or `features`."""
     if features is None:
         colors, degree = gaussians.sh, gaussians.sh_degree if sh_degree is None else sh_degree
     elif sh_degree is None:
@@ -185,7 +187,7 @@ def blending_weights(
     minimum: float = 1e-3,
     backend: str = "cpu",
 ) -> Weights:
-    """W of `colors = W @ features`: one row per pixel, alpha times transmittance front to back, without gradients.
+    """W of `colors = W @ features`: alpha times transmittance, a row per pixel, front to back; no gradients.
 
     pixels: flat ids row * width + column, in any order, also repeated; all of them in image order by default.
     minimum: pairs of a smaller weight are left out (they still take their transmittance).

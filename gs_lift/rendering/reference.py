@@ -1,8 +1,10 @@
 """The oracle: Gaussians rasterized in plain torch, every pixel against every visible Gaussian, with autograd.
 
-Slow and obvious; any dtype. Memory grows as pixels times Gaussians where gradients are wanted. Notation: a Gaussian with
-mean mu and covariance Sigma projects to mean2d and Sigma' = J W Sigma W^T J^T + eps2d I (3DGS, equation 5);
-conic = (Sigma'^-1)_xx, _xy, _yy; sigma = d^T Sigma'^-1 d / 2 for d = pixel centre - mean2d;
+Slow and obvious; any dtype. Memory grows as pixels times Gaussians where gradients are wanted.
+
+Notation: a Gaussian with mean mu and covariance Sigma projects to mean2d and, by the Jacobian J of the
+projection and the camera's rotation W, Sigma' = J W Sigma W^T J^T + eps2d I (3DGS, equation 5). conic is xx, xy,
+yy of the inverse of Sigma'; sigma = d^T Sigma'^-1 d / 2 for d = pixel centre - mean2d; a pair's weight is
 w_i = alpha_i prod_{j<i} (1 - alpha_j).
 """
 
@@ -53,7 +55,7 @@ def covariances(quats: Float[Tensor, "N 4"], scales: Float[Tensor, "N 3"]) -> Fl
 def _jacobians(
     points: Float[Tensor, "C N 3"], Ks: Float[Tensor, "C 3 3"], width: int, height: int
 ) -> Float[Tensor, "C N 2 3"]:
-    """d pixel / d camera point, taken no further out than 0.3 of half the image beyond its border (EWA, as gsplat)."""
+    """d pixel / d camera point, taken at most 0.3 of half the image beyond its border, as gsplat does."""
     x, y, z = points.unbind(-1)
     rows = []
     for axis, offset, size in [(0, x, width), (1, y, height)]:
@@ -64,6 +66,10 @@ def _jacobians(
         toward = -focal * slope / z
         rows.append(torch.stack([along, across, toward] if axis == 0 else [across, along, toward], dim=-1))
     return torch.stack(rows, dim=-2)
+
+
+def _determinants(matrices: Float[Tensor, "*N 2 2"]) -> Float[Tensor, "*N"]:
+    return matrices[..., 0, 0] * matrices[..., 1, 1] - matrices[..., 0, 1] * matrices[..., 1, 0]
 
 
 def project(
@@ -79,7 +85,7 @@ def project(
     eps2d: float,
     antialiased: bool,
 ) -> Projection:
-    """Where each Gaussian lands in each image; near_plane, far_plane in world units, eps2d in pixels squared."""
+    """Where each Gaussian lands in each image; planes in world units, eps2d in pixels squared."""
     rotations = viewmats[:, :3, :3]
     points = torch.einsum("cij,nj->cni", rotations, means) + viewmats[:, None, :3, 3]
     in_range = (points[..., 2] >= near_plane) & (points[..., 2] <= far_plane)
@@ -92,7 +98,7 @@ def project(
     half = _jacobians(points, Ks, width, height) @ rotations[:, None]
     sharp = half @ covars @ half.mT
     blurred = sharp + eps2d * torch.eye(2).to(sharp)
-    det = torch.linalg.det(blurred)
+    det = _determinants(blurred)
     valid = in_range & (det > 0)
     det = torch.where(valid, det, torch.ones_like(det))
     xx, xy, yy = blurred[..., 0, 0], blurred[..., 0, 1], blurred[..., 1, 1]
@@ -100,7 +106,7 @@ def project(
 
     opacities = opacities.expand(len(viewmats), -1)
     if antialiased:
-        ratio = torch.linalg.det(sharp) / det
+        ratio = _determinants(sharp) / det
         positive = ratio > 0
         opacities = opacities * torch.where(positive, ratio, 1.0).sqrt() * positive
 
@@ -176,20 +182,45 @@ def pixel_weights(
 
 
 def _chunks(pixels: int, gaussians: int) -> Iterator[slice]:
+    """At least one slice, so that what is made of the chunks can always be joined."""
     step = max(1, PAIRS_AT_ONCE // max(1, gaussians))
-    for start in range(0, pixels, step):
+    for start in range(0, max(1, pixels), step):
         yield slice(start, start + step)
 
 
-def _absolute_gradient(means2d: Tensor, camera: int, order: Tensor) -> Any:
-    """A hook that adds the absolute gradients of each pixel's copy of the means to `means2d.absgrad`."""
+def _front_to_back(projection: Projection, camera: int) -> Int[Tensor, "M"]:
+    """Ids of the visible Gaussians by depth; the lower id first where depths are equal."""
+    ids = projection.visible[camera].nonzero()[:, 0]
+    return ids[torch.argsort(projection.depths[camera, ids].detach(), stable=True)]
 
-    def add(gradient: Tensor) -> None:
-        if not hasattr(means2d, "absgrad"):
+
+def _blend(
+    projection: Projection,
+    camera: int,
+    values: Float[Tensor, "N X"],
+    centers: Float[Tensor, "P 2"],
+    absgrad: bool,
+) -> tuple[Float[Tensor, "P X"], Float[Tensor, "P"]]:
+    """The image without background, and the transmittance left, at each pixel of one camera."""
+    order = _front_to_back(projection, camera)
+    means2d = projection.means2d
+    conics, opacities = projection.conics[camera, order], projection.opacities[camera, order]
+
+    def add_absolute(gradient: Tensor) -> None:
+        if getattr(means2d, "absgrad", None) is None:
             means2d.absgrad = torch.zeros_like(means2d)  # type: ignore[attr-defined]
         means2d.absgrad[camera, order] += gradient.abs().sum(dim=0)  # type: ignore[attr-defined]
 
-    return add
+    images, lefts = [], []
+    for chunk in _chunks(len(centers), len(order)):
+        # Each pixel gets its own copy of the means: absgrad is the sum of their absolute gradients.
+        copies = means2d[camera, order].expand(len(centers[chunk]), -1, -1)
+        if absgrad and copies.requires_grad:
+            copies.register_hook(add_absolute)
+        weights, left = pixel_weights(centers[chunk, None] - copies, conics, opacities)
+        images.append(weights @ values[order])
+        lefts.append(left)
+    return torch.cat(images), torch.cat(lefts)
 
 
 def rasterize(
@@ -239,42 +270,15 @@ def rasterize(
             backgrounds = torch.cat([backgrounds, torch.zeros_like(backgrounds[:, :1])], dim=-1)
 
     centers = pixel_centers(height, width).reshape(-1, 2).to(means)
-    images, lefts = [], []
-    for camera in range(len(viewmats)):
-        order = _front_to_back(projection, camera)
-        # One copy of the means per pixel, so that a pixel's own gradient can be seen (absgrad).
-        for chunk in _chunks(len(centers), len(order)):
-            copies = projection.means2d[camera, order].expand(len(centers[chunk]), -1, -1)
-            if absgrad and copies.requires_grad:
-                copies.register_hook(_absolute_gradient(projection.means2d, camera, order))
-            weights, left = pixel_weights(
-                centers[chunk, None] - copies,
-                projection.conics[camera, order],
-                projection.opacities[camera, order],
-            )
-            image = weights @ values[camera, order]
-            images.append(image if backgrounds is None else image + left[:, None] * backgrounds[camera])
-            lefts.append(left)
-    shape = (len(viewmats), height, width, -1)
-    alphas = 1 - _joined(lefts, means)[:, None].reshape(*shape[:3], 1)
-    rendered = _joined(images, means).reshape(*shape[:3], values.shape[-1])
+    blended = [_blend(projection, c, values[c], centers, absgrad) for c in range(len(viewmats))]
+    images = torch.stack([image for image, _ in blended])
+    left = torch.stack([left for _, left in blended])[..., None]
+    if backgrounds is not None:
+        images = images + left * backgrounds[:, None]
+    alphas = 1 - left
     if render_mode in ("ED", "RGB+ED"):
-        rendered = torch.cat([rendered[..., :-1], rendered[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
-    return rendered, alphas, _info(projection, width, height)
-
-
-def _joined(chunks: list[Tensor], like: Tensor) -> Tensor:
-    return torch.cat(chunks) if chunks else like.new_zeros(0)
-
-
-def _front_to_back(projection: Projection, camera: int) -> Int[Tensor, "M"]:
-    """Ids of the visible Gaussians by depth; the lower id first where depths are equal."""
-    ids = projection.visible[camera].nonzero()[:, 0]
-    return ids[torch.argsort(projection.depths[camera, ids].detach(), stable=True)]
-
-
-def _info(projection: Projection, width: int, height: int) -> dict[str, Any]:
-    return {
+        images = torch.cat([images[..., :-1], images[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
+    info = {
         "means2d": projection.means2d,
         "radii": projection.radii,
         "depths": projection.depths,
@@ -282,10 +286,11 @@ def _info(projection: Projection, width: int, height: int) -> dict[str, Any]:
         "opacities": projection.opacities,
         "width": width,
         "height": height,
-        "n_cameras": len(projection.radii),
+        "n_cameras": len(viewmats),
         "camera_ids": None,
         "gaussian_ids": None,
     }
+    return images.unflatten(1, (height, width)), alphas.unflatten(1, (height, width)), info
 
 
 def blending_weights(
@@ -318,11 +323,8 @@ def blending_weights(
         counts.append(kept.sum(dim=1))
         indices.append(order[kept.nonzero()[:, 1]])
         values.append(weights[kept])
-    indptr = torch.zeros(len(centers) + 1, dtype=torch.int64, device=means.device)
-    indptr[1:] = torch.cumsum(_joined(counts, indptr), dim=0)
+    indptr = torch.zeros(len(centers) + 1, dtype=torch.int64)
+    indptr[1:] = torch.cumsum(torch.cat(counts), dim=0)
     return Weights(
-        indptr,
-        _joined(indices, indptr).to(torch.int32),
-        _joined(values, means).to(torch.float32),
-        len(gaussians),
+        indptr, torch.cat(indices).int().cpu(), torch.cat(values).float().cpu(), columns=len(gaussians)
     )
