@@ -8,6 +8,7 @@ Counts are integers and shares float64; nan stands where there is nothing to jud
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,7 +27,10 @@ def psnr(image: Float[Tensor, "*S"], truth: Float[Tensor, "*S"]) -> Float[Tensor
 
 
 def ssim(
-    image: Float[Tensor, "H W D"], truth: Float[Tensor, "H W D"], *, padding: str = "same"
+    image: Float[Tensor, "H W D"],
+    truth: Float[Tensor, "H W D"],
+    *,
+    padding: Literal["same", "valid"] = "same",
 ) -> Float[Tensor, ""]:
     """Mean structural similarity of images in 0..1, differentiable (Wang et al. 2004, as 3DGS computes it).
 

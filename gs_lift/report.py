@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
 from rich import box
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from gs_lift.evaluation import Scores
@@ -33,15 +34,15 @@ _HEADINGS = ("PQ\nscene", "\nSQ", "\nRQ", "PQ\nthings", "PQ\nstuff", "\nmIoU", "
 def scores_table(rows: Sequence[Row]) -> Table:
     """One line per scene, and their mean where there are several; a dash where there is no truth. 80 columns wide."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, show_edge=False)
-    table.add_column("\nscene", no_wrap=True)
-    for heading in (*_HEADINGS, "objects\nfound", "\nsplats", "\ntime"):
+    table.add_column("\nscene", overflow="fold")
+    for heading in (*_HEADINGS, "objects\nfound", "\nsplats", "\nsec."):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, scores, seconds in rows:
-        table.add_row(name, *_cells(_figures(scores)), f"{sum(seconds.values()):.0f} s")
+        table.add_row(Text(name), *_cells(_figures(scores)), f"{sum(seconds.values()):.0f}")
     if len(rows) > 1:
         table.add_section()
         total = math.fsum(sum(seconds.values()) for _, _, seconds in rows) / len(rows)
-        table.add_row("mean", *_cells(_means(rows)), f"{total:.0f} s")
+        table.add_row("mean", *_cells(_means(rows)), f"{total:.0f}")
     return table
 
 
@@ -74,11 +75,19 @@ def _cells(figures: Mapping[str, float | None]) -> list[str]:
 
     def text(name: str, digits: int) -> str:
         value = figures[name]
-        return "-" if value is None else f"{value:.{digits}f}".removeprefix("0" if digits else "")
+        return "-" if value is None else f"{value:.{digits}f}"
 
-    shares = [text(name, 3) for name in FIGURES[:6]]
+    def share(name: str) -> str:
+        return text(name, 3).removeprefix("0")[:4]
+
     objects = f"{text('objects_found', 0)}/{text('objects_true', 0)}".replace("-/-", "-")
-    return [*shares, text("psnr", 2), text("ssim", 3), objects, f"{(figures['gaussians'] or 0) / 1000:.1f}k"]
+    return [
+        *map(share, FIGURES[:6]),
+        text("psnr", 2),
+        share("ssim"),
+        objects,
+        f"{(figures['gaussians'] or 0) / 1000:.0f}k",
+    ]
 
 
 @dataclass(frozen=True)
