@@ -5,7 +5,6 @@ import warnings
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pytest import approx
 
 from gs_lift.clustering.density import Clustering, Tree, cluster_points, recut, spanning_tree
 from gs_lift.errors import ConfigError
@@ -61,7 +60,7 @@ def test_exact_spanning_tree_weighs_what_hdbscans_does(count: int, dims: int) ->
     points = blobs(count, dims, 12, seed=count)
     tree = spanning_tree(points, min_samples=5, exact=True)
     theirs = np.sort(oracle(points, min_samples=5).minimum_spanning_tree_.to_numpy()[:, 2])
-    assert tree.distances == approx(theirs, rel=1e-12)
+    assert tree.distances == pytest.approx(theirs, rel=1e-12)
 
 
 @pytest.mark.parametrize("neighbours", [2, 6, 40])
@@ -69,7 +68,7 @@ def test_exact_holds_however_few_neighbours_are_looked_at(neighbours: int) -> No
     points = blobs(600, 5, 6, seed=1)
     tree = spanning_tree(points, min_samples=4, neighbours=neighbours, exact=True)
     full = spanning_tree(points, min_samples=4, neighbours=599, exact=True)
-    assert tree.distances == approx(full.distances, rel=1e-12)
+    assert tree.distances == pytest.approx(full.distances, rel=1e-12)
 
 
 def test_components_are_joined_by_their_nearest_points() -> None:
@@ -80,7 +79,7 @@ def test_components_are_joined_by_their_nearest_points() -> None:
     tree = spanning_tree(points, min_samples=3, neighbours=5)
     theirs = np.sort(oracle(points, min_samples=3).minimum_spanning_tree_.to_numpy()[:, 2])
     # Within a blob 5 neighbours may miss an edge; the 8 edges between the 9 blobs are exact.
-    assert tree.distances[-8:] == approx(theirs[-8:], rel=1e-12)
+    assert tree.distances[-8:] == pytest.approx(theirs[-8:], rel=1e-12)
     assert theirs[-8] > 5 > theirs[-9]
 
 
@@ -110,7 +109,7 @@ def test_hdbscans_tree_gives_hdbscans_labels_and_probabilities(
         max_cluster_size=max_cluster_size or np.inf,
     )
     assert agree(ours.labels, fitted.labels_) == 0
-    assert ours.probabilities == approx(fitted.probabilities_, abs=1e-12)
+    assert ours.probabilities == pytest.approx(fitted.probabilities_, abs=1e-12)
 
 
 def test_one_blob_may_be_one_cluster_as_in_hdbscan() -> None:
@@ -205,7 +204,7 @@ def test_the_same_on_every_run_and_for_any_number_of_threads() -> None:
         assert other.tree.distances.tobytes() == results[0].tree.distances.tobytes()
 
 
-# ------------------------------------------------------------------------------------------------------ ugly inputs
+# ---- ugly inputs
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -271,7 +270,7 @@ def test_fewer_points_than_min_samples_have_the_furthest_as_core(dims: int) -> N
     points = blobs(12, dims, 2, seed=15)
     tree = spanning_tree(points, min_samples=40)
     furthest = np.linalg.norm(points[:, None] - points[None], axis=-1).max(axis=1)
-    assert tree.cores == approx(furthest)
+    assert tree.cores == pytest.approx(furthest)
     assert len(tree.distances) == 11
 
 

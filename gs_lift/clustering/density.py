@@ -1,9 +1,9 @@
 """HDBSCAN: points -> spanning tree -> labels (Campello, Moulavi, Sander 2013; McInnes and Healy 2017).
 
-Notation: L different points ("leaves") with weights w. core_i: distance within which a weight of min_samples lies around
-i, itself not counted. Edges are weighted by the mutual reachability max(core_i, core_j, |x_i - x_j|). lambda =
-1 / distance: the density at which a point leaves its cluster. Weights mean multiplicity: a point of weight 3 counts as
-three equal points would, and equal rows are one point of their summed weight.
+Notation: L different points ("leaves") with weights w. core_i: distance within which a weight of min_samples lies
+around i, itself not counted. Edges are weighted by the mutual reachability max(core_i, core_j, |x_i - x_j|). lambda
+= 1 / distance: the density at which a point leaves its cluster. Weights mean multiplicity: a point of weight 3
+counts as three equal points would, and equal rows are one point of their summed weight.
 """
 
 from dataclasses import dataclass, fields
@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tree:
-    """The minimum spanning tree of the points, from which labels of any granularity are cut without neighbours.
+    """The minimum spanning tree of the points: labels of any granularity are cut from it without neighbours.
 
     leaf: [N] the leaf of each row that was given, -1 = left out (not finite, or of weight 0).
     weights, cores: [L] of each leaf. edges: [L-1 2] leaves, in order of weight. distances: [L-1] their mutual
@@ -43,8 +43,11 @@ class Tree:
 
 @dataclass(frozen=True)
 class Clustering:
-    """labels [N]: cluster of each row, numbered by falling weight, -1 = noise. probabilities [N]: how firmly a row
-    belongs to its cluster, in 0..1; 0 for noise. persistences [M]: stability of each cluster. tree: to cut again."""
+    """The clusters of N rows.
+
+    labels: [N] cluster of each row, numbered by falling weight, -1 = noise. probabilities: [N] how firmly a row
+    belongs to its cluster, in 0..1; 0 for noise. persistences: [M] stability of each cluster. tree: to cut again.
+    """
 
     labels: Ints
     probabilities: Floats
@@ -67,11 +70,11 @@ def cluster_points(
 ) -> Clustering:
     """HDBSCAN of points [N D] under the Euclidean distance, with weights [N] as multiplicities.
 
-    The spanning tree is that of the graph of `neighbours` neighbours, completed exactly where the graph falls apart;
-    with `exact` it is the true minimum spanning tree of all pairs. Deterministic for any number of threads.
+    The spanning tree is that of the graph of `neighbours` neighbours, completed exactly where the graph falls
+    apart; with `exact` it is the true minimum spanning tree of all pairs. Deterministic for any number of threads.
 
-    What is not in the papers: rows that are not finite, or of weight 0, get label -1. Rows that are all equal are one
-    cluster if they weigh min_cluster_size or more (`hdbscan` cuts them into two at random). Fewer rows than
+    What is not in the papers: rows that are not finite, or of weight 0, get label -1. Rows that are all equal are
+    one cluster if they weigh min_cluster_size or more (`hdbscan` cuts them into two at random). Fewer rows than
     min_samples: every core distance is that of the furthest row. No rows: empty results.
     Raises ConfigError for a parameter out of range, BackendError where FAISS is needed and missing.
     """
@@ -122,10 +125,10 @@ def recut(
     allow_single_cluster: bool = False,
     max_cluster_size: float = np.inf,
 ) -> Clustering:
-    """The clusters of a tree, of at least min_cluster_size and (with `eom`) at most max_cluster_size in weight.
+    """The clusters of a tree, weighing at least min_cluster_size and (with `eom`) at most max_cluster_size.
 
-    selection: `eom`, the clusters of the greatest excess of mass, or `leaf`, the finest. epsilon: clusters that part
-    below this distance stay together (Malzer and Baum 2020). allow_single_cluster: the whole may be one cluster.
+    selection: `eom`, the clusters of the greatest excess of mass, or `leaf`, the finest. epsilon: clusters that
+    part below this distance stay together (Malzer and Baum 2020). allow_single_cluster: the whole may be one.
     """
     if min_cluster_size < 2:
         raise ConfigError(f"min_cluster_size must be 2 or more; got {min_cluster_size}")
@@ -161,20 +164,22 @@ def number_by_weight(labels: Ints, weights: Floats, count: int) -> tuple[Ints, I
 
 
 def _leaves(points: ArrayLike, weights: ArrayLike | None) -> tuple[Ints, Floats, Floats]:
-    """Different finite points of positive weight: the leaf of each row [N], their positions and their weights [L]."""
+    """Different finite points of positive weight: each row's leaf [N], the leaves' positions and weights [L]."""
     rows = np.ascontiguousarray(points, dtype=np.float64)
     if rows.ndim != 2:
         raise ConfigError(f"points to cluster must be [N, D]; got {list(rows.shape)}")
     masses = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
     if masses.shape != rows.shape[:1] or (masses < 0).any():
         raise ConfigError(
-            f"weights must be {len(rows)} numbers of 0 or more; got {list(masses.shape)}, least {masses.min(initial=0)}"
+            f"weights must be {len(rows)} numbers of 0 or more; "
+            f"got {list(masses.shape)}, least {masses.min(initial=0)}"
         )
     used = np.flatnonzero(np.isfinite(rows).all(axis=1) & np.isfinite(masses) & (masses > 0))
     group, first = _native.group_equal_rows(rows[used])
     leaf = np.full(len(rows), -1, dtype=np.int64)
     leaf[used] = group
-    return leaf, rows[used][first], np.bincount(group, weights=masses[used], minlength=len(first))
+    summed = np.bincount(group, weights=masses[used], minlength=len(first)).astype(np.float64)
+    return leaf, rows[used][first], summed
 
 
 def _cores(
@@ -205,7 +210,7 @@ def _leaf_labels(condensed: dict[str, NDArray[Any]], chosen: Ints, epsilon: floa
     density = condensed["point_lambda"]
     labels = label_of[condensed["point_cluster"]]
     if len(chosen) == 1 and chosen[0] == 0:
-        # The whole is the cluster: as in `hdbscan`, what leaves it before it parts, or before epsilon, is noise.
+        # The whole is the cluster: as in `hdbscan`, what leaves before it parts, or before epsilon, is noise.
         labels[density < (1 / epsilon if epsilon > 0 else condensed["death"][0])] = -1
     peak = condensed["death"][chosen[labels]] if len(chosen) else np.ones(len(labels))
     return labels, np.where(labels >= 0, np.minimum(density / np.where(peak > 0, peak, 1), 1), 0)

@@ -1,8 +1,8 @@
 """The k nearest neighbours of every point: found by a kd-tree or FAISS, measured again in float64.
 
-FAISS computes in float32 and, above FLAT_POINTS, looks into part of the data only. So it merely proposes; distances are
-recomputed from the points and ties are settled by index, which makes the result the same on every run and for any number
-of threads.
+FAISS computes in float32 and, above FLAT_POINTS, looks into part of the data only. So it merely proposes: distances
+are computed again from the points and ties are settled by index, which makes the result the same on every run and
+for any number of threads.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,11 @@ SPARE = 8
 
 @dataclass(frozen=True)
 class Neighbours:
-    """ids [N k] of each point's nearest others and their distances [N k], ascending; -1 and infinity where there are
-    fewer. reach [N]: no other point is nearer than this, or None where the search was approximate."""
+    """The k nearest others of each point.
+
+    ids, distances: [N k] ascending; -1 and infinity where there are fewer. reach: [N] no point that is not among
+    them is nearer than this; None where the search was approximate.
+    """
 
     ids: NDArray[np.int64]
     distances: NDArray[np.float64]
@@ -38,8 +41,8 @@ class Neighbours:
 class NeighbourSearch:
     """An index over `points` [N D] float64, finite and pairwise different, that can be asked for any k.
 
-    A kd-tree up to three dimensions; FAISS above: flat up to FLAT_POINTS or where `exact` is set, else an inverted file
-    of about 4 sqrt(N) lists. On the GPU where FAISS has one. Raises BackendError where FAISS is needed and missing.
+    A kd-tree up to three dimensions; FAISS above: flat up to FLAT_POINTS or where `exact` is set, else an inverted
+    file of about 4 sqrt(N) lists. On the GPU where FAISS has one. Raises BackendError where FAISS is missing.
     """
 
     def __init__(self, points: NDArray[np.float64], *, exact: bool = False, probes: int = 16):
@@ -48,7 +51,7 @@ class NeighbourSearch:
         self.exact = exact or dims <= 3 or count <= FLAT_POINTS
         self._kd_tree = cKDTree(points) if dims <= 3 else None
         if self._kd_tree is None:
-            # Around the mean, for float32 loses what |x|^2 + |y|^2 - 2xy cancels. A power of two: nothing is rounded.
+            # Around the mean, for float32 loses what |x|^2 + |y|^2 - 2xy cancels. A power of two rounds nothing.
             centred = points - points.mean(axis=0)
             largest = float(np.abs(centred).max(initial=0.0))
             scale = 2.0 ** np.ceil(np.log2(largest)) if largest > 0 else 1.0
@@ -80,7 +83,7 @@ class NeighbourSearch:
         furthest = distances[:, -1]
         if self._kd_tree is not None:
             return furthest
-        # What float32 may have misjudged of a squared distance: rounding of the vectors and of three sums of D products.
+        # What float32 may misjudge of a squared distance: rounding of the vectors and of three sums of D products.
         dims = self.points.shape[1]
         norms = np.linalg.norm(self._vectors.astype(np.float64), axis=1)
         error = (dims + 8) * 2.0**-23 * (norms[rows] + norms.max()) ** 2 * self._scale**2

@@ -1,4 +1,4 @@
-"""Which clusters of a condensed tree are the answer: excess of mass or leaves, with an epsilon below which none part.
+"""Which clusters of a condensed tree are the answer: by excess of mass, or the leaves, not parted below epsilon.
 
 A condensed tree is a dict of arrays (see native/clustering.cpp): parent [C] (0 is the root, parents come before
 children), birth, death, weight, stability [C], point_cluster and point_lambda [L].
@@ -22,7 +22,7 @@ def select_clusters(
     allow_single_cluster: bool,
     max_cluster_size: float,
 ) -> Ints:
-    """The chosen clusters, ascending; none is another's ancestor. The root only where allow_single_cluster."""
+    """The chosen clusters, ascending; none is another's ancestor, the root only where allow_single_cluster."""
     select = pick(SELECTIONS, selection, "cluster selection")
     chosen = select(condensed, allow_single_cluster, max_cluster_size)
     if epsilon > 0:

@@ -494,7 +494,8 @@ auto condense(Ints left, Ints right, Vector distances, Vector weights, Vector co
 
 void bind_clustering(nb::module_ &m) {
     m.def("group_equal_rows", &group_equal_rows, nb::arg("points"));
-    m.def("rank_neighbours", &rank_neighbours, nb::arg("points"), nb::arg("rows"), nb::arg("candidates"), nb::arg("keep"));
+    m.def("rank_neighbours", &rank_neighbours, nb::arg("points"), nb::arg("rows"), nb::arg("candidates"),
+          nb::arg("keep"));
     m.def("core_distances", &core_distances, nb::arg("ids"), nb::arg("distances"), nb::arg("rows"), nb::arg("weights"),
           nb::arg("min_samples"));
     m.def("spanning_forest", &spanning_forest, nb::arg("ids"), nb::arg("distances"), nb::arg("cores"),
