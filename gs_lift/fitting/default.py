@@ -49,13 +49,22 @@ class Default:
         info["means2d"].retain_grad()
 
     def after_step(
-        self, parameters: Parameters, optimizers: Optimizers, state: State, info: dict[str, Any], moment: Moment
+        self,
+        parameters: Parameters,
+        optimizers: Optimizers,
+        state: State,
+        info: dict[str, Any],
+        moment: Moment,
     ) -> None:
         info.setdefault("gaussian_ids", None)  # gsplat asks for the key and reads it in packed mode only
         with global_seed(seed_of(moment.seed, 2, moment.step), parameters["means"].device):
             self.rules.step_post_backward(parameters, optimizers, state, moment.step, info, packed=False)
         # gsplat 1.5.3 means to do this itself, but its `step % reset_every == 0 & step > 0` is never true.
-        if self.reset_every and moment.step % self.reset_every == 0 and moment.step < self.rules.refine_stop_iter:
+        if (
+            self.reset_every
+            and moment.step % self.reset_every == 0
+            and moment.step < self.rules.refine_stop_iter
+        ):
             reset_opa(parameters, optimizers, state, value=2 * self.rules.prune_opa)
 
 

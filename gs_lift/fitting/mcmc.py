@@ -66,9 +66,16 @@ class MCMC:
 
     @torch.no_grad()
     def after_step(
-        self, parameters: Parameters, optimizers: Optimizers, state: State, info: dict[str, Any], moment: Moment
+        self,
+        parameters: Parameters,
+        optimizers: Optimizers,
+        state: State,
+        info: dict[str, Any],
+        moment: Moment,
     ) -> None:
-        generator = torch.Generator(parameters["means"].device).manual_seed(seed_of(moment.seed, 2, moment.step))
+        generator = torch.Generator(parameters["means"].device).manual_seed(
+            seed_of(moment.seed, 2, moment.step)
+        )
         if self.start < moment.step < self.stop and moment.step % self.every == 0:
             relocate(parameters, optimizers, self.min_opacity, generator)
             target = min(self.max_gaussians, int(GROWTH * len(parameters["means"])))
@@ -92,7 +99,7 @@ def shared(
     ]
     table = torch.tensor(terms, dtype=torch.float64, device=opacities.device)
     whole = opacities.double()
-    part = 1 - (1 - whole) ** (1 / copies)
+    part = 1 - (1 - whole) ** (1 / copies.double())
     factor = whole / (table[copies - 1] * part[:, None] ** orders).sum(dim=1)
     return part.to(opacities), (factor[:, None] * scales).to(scales)
 
@@ -111,8 +118,8 @@ def relocate(
     _share(parameters, hosts, min_opacity)
     for name, parameter in parameters.items():
         parameter.data[dead] = parameter.data[hosts]
-        for moment in _moments(optimizers[name], parameter).values():
-            moment[hosts] = 0
+        for key in ("exp_avg", "exp_avg_sq"):
+            optimizers[name].moments[key][hosts] = 0
 
 
 @torch.no_grad()
@@ -125,13 +132,12 @@ def add(
     hosts = torch.multinomial(parameters["opacities"].sigmoid(), count, replacement=True, generator=generator)
     _share(parameters, hosts, min_opacity)
     for name, parameter in list(parameters.items()):
-        optimizer = optimizers[name]
-        state = optimizer.state.pop(parameter)
-        for key, moment in _tensors(state).items():
-            state[key] = torch.cat([moment, torch.zeros_like(moment[:1]).expand(count, *moment.shape[1:])])
-        longer = torch.nn.Parameter(torch.cat([parameter.data, parameter.data[hosts]]))
-        parameters[name] = optimizer.param_groups[0]["params"][0] = longer
-        optimizer.state[longer] = state
+        moments = {"step": optimizers[name].moments["step"]}
+        for key in ("exp_avg", "exp_avg_sq"):
+            moment = optimizers[name].moments[key]
+            moments[key] = torch.cat([moment, moment.new_zeros(count, *moment.shape[1:])])
+        parameters[name] = torch.nn.Parameter(torch.cat([parameter.data, parameter.data[hosts]]))
+        optimizers[name].replace(parameters[name], moments)
 
 
 @torch.no_grad()
@@ -154,11 +160,3 @@ def _share(parameters: Parameters, hosts: Int[Tensor, "M"], min_opacity: float) 
     largest = 1 - torch.finfo(torch.float32).eps
     parameters["opacities"].data[hosts] = opacities.clamp(min_opacity, largest).logit()
     parameters["scales"].data[hosts] = scales.log()
-
-
-def _tensors(state: dict[str, Any]) -> dict[str, Tensor]:
-    return {key: value for key, value in state.items() if key != "step"}
-
-
-def _moments(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
-    return _tensors(optimizer.state[parameter])

@@ -40,7 +40,7 @@ class FitConfig:
     """Learning rate of the quaternions."""
 
     strategy: str = "default"
-    """How Gaussians come and go: `default` (3DGS: clone, split, prune) or `mcmc` (relocate and add; Kheradmand 2024)."""
+    """How Gaussians come and go: `default` (3DGS: clone, split, prune) or `mcmc` (relocate, add, shake)."""
     max_gaussians: int = 60_000
     """No more Gaussians than this, whatever the strategy wants."""
     densify_from: int = 300
@@ -63,7 +63,7 @@ class FitConfig:
     revised_opacity: bool = False
     """default: lower the opacity of the halves of a split, so that both together are as opaque as it was."""
     reset_every: int = 0
-    """default: steps from one reset of all opacities to 2 prune_opacity to the next; 0 = never (it costs short fits)."""
+    """default: steps from one reset of all opacities to 2 prune_opacity to the next; 0 = never."""
 
     mcmc_noise: float = 5e5
     """mcmc: noise on the centres of faint Gaussians, in units of the centres' learning rate."""
@@ -93,9 +93,13 @@ class FitConfig:
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"fit.{name}: wanted an opacity between 0 and 1, got {getattr(self, name)}")
         if self.means_lr_end == 0:
-            raise ConfigError("fit.means_lr_end: wanted a share above 0, as the rate falls exponentially; got 0")
+            raise ConfigError(
+                "fit.means_lr_end: wanted a share above 0, as the rate falls exponentially; got 0"
+            )
         if self.sh_degree not in range(4):
             raise ConfigError(f"fit.sh_degree: wanted 0, 1, 2 or 3, got {self.sh_degree}")
         if self.background not in ("black", "white", "random"):
-            raise ConfigError(f"fit.background: no background {self.background!r}; one of: black, random, white")
+            raise ConfigError(
+                f"fit.background: no background {self.background!r}; one of: black, random, white"
+            )
         return self

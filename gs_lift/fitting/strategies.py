@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gs_lift.fitting.optimizer import RowAdam
 from gs_lift.fitting.settings import FitConfig
 
 Parameters = dict[str, torch.nn.Parameter]
-Optimizers = dict[str, torch.optim.Optimizer]
+Optimizers = dict[str, RowAdam]
 State = dict[str, Any]
 
 
@@ -33,8 +34,9 @@ class Moment:
 class Strategy(Protocol):
     """What the loop calls, in this order at each step."""
 
-    absgrad: bool
-    """Whether the rasterizer must give info["means2d"].absgrad."""
+    @property
+    def absgrad(self) -> bool:
+        """Whether the rasterizer must give info["means2d"].absgrad."""
 
     def initial_state(self) -> State: ...
 
@@ -44,7 +46,12 @@ class Strategy(Protocol):
     def before_backward(self, info: dict[str, Any]) -> None: ...
 
     def after_step(
-        self, parameters: Parameters, optimizers: Optimizers, state: State, info: dict[str, Any], moment: Moment
+        self,
+        parameters: Parameters,
+        optimizers: Optimizers,
+        state: State,
+        info: dict[str, Any],
+        moment: Moment,
     ) -> None: ...
 
 

@@ -17,7 +17,8 @@ from gs_lift.fitting.photos import Photos
 from gs_lift.fitting.settings import FitConfig
 from gs_lift.fitting.strategies import STRATEGIES, Moment, Optimizers, Parameters, State, Strategy, seed_of
 from gs_lift.gaussians import Gaussians
-from gs_lift.rendering import rasterize
+from gs_lift.metrics import psnr
+from gs_lift.rendering import rasterize, render
 from gs_lift.scene import Scene
 
 log = logging.getLogger(__name__)
@@ -62,9 +63,7 @@ class Training:
         """Tensors and numbers only, for Checkpoints.save."""
         return {
             "parameters": {name: parameter.detach() for name, parameter in self.parameters.items()},
-            "moments": {
-                name: dict(self.optimizers[name].state[parameter]) for name, parameter in self.parameters.items()
-            },
+            "moments": {name: dict(optimizer.moments) for name, optimizer in self.optimizers.items()},
             "strategy": self.strategy,
         }
 
@@ -112,14 +111,27 @@ def fit(
                 if checkpoints and not checkpoints.due(step):
                     checkpoints.save(step, training.saved())
                 raise
-    return training.gaussians(config.sh_degree)
+    return _finite(training.gaussians(config.sh_degree))
+
+
+def _finite(gaussians: Gaussians) -> Gaussians:
+    """Without Gaussians that have become NaN or infinite: no view shows them, so the loss has not told."""
+    wrong = torch.zeros(len(gaussians), dtype=torch.bool, device=gaussians.means.device)
+    for tensor in gaussians.parameters().values():
+        wrong |= ~tensor.flatten(1).isfinite().all(dim=1) if tensor.dim() > 1 else ~tensor.isfinite()
+    if bool(wrong.any()):
+        log.warning("%d of %d Gaussians are not finite and are left out", int(wrong.sum()), len(gaussians))
+        return gaussians.rows(~wrong)
+    return gaussians
 
 
 def _start(scene: Scene, config: FitConfig, strategy: Strategy, device: torch.device, seed: int) -> Training:
     """The Gaussians of the scene's points; if there are more than allowed, a random choice of them."""
     points, colors = scene.points, scene.colors
     if len(points) == 0:
-        raise SceneError(f"{scene.name}: no points to start from; choose data.init = triangulate, depth or random")
+        raise SceneError(
+            f"{scene.name}: no points to start from; choose data.init = triangulate, depth or random"
+        )
     if not bool(points.isfinite().all()):
         raise SceneError(f"{scene.name}: its points have coordinates that are not finite")
     if len(points) > config.max_gaussians:
@@ -138,7 +150,9 @@ def _start(scene: Scene, config: FitConfig, strategy: Strategy, device: torch.de
     return Training(parameters, _optimizers(parameters, config), strategy.initial_state(), step=0)
 
 
-def _resume(step: int, saved: dict[str, Any], scene: Scene, config: FitConfig, device: torch.device) -> Training:
+def _resume(
+    step: int, saved: dict[str, Any], scene: Scene, config: FitConfig, device: torch.device
+) -> Training:
     if step > config.steps:
         raise GsLiftError(
             f"{scene.name}: its checkpoint stands at step {step}, after fit.steps={config.steps}; start anew"
@@ -146,7 +160,7 @@ def _resume(step: int, saved: dict[str, Any], scene: Scene, config: FitConfig, d
     parameters = {name: torch.nn.Parameter(tensor.to(device)) for name, tensor in saved["parameters"].items()}
     optimizers = _optimizers(parameters, config)
     for name, parameter in parameters.items():
-        optimizers[name].state[parameter] = _on(saved["moments"][name], device)
+        optimizers[name].replace(parameter, _on(saved["moments"][name], device))
     return Training(parameters, optimizers, _on(saved["strategy"], device), step)
 
 
@@ -212,13 +226,14 @@ def _one_step(
     (loss if penalty is None else loss + penalty).backward()
 
     means_lr = extent * config.means_lr * config.means_lr_end ** (step / config.steps)
-    optimizers["means"].param_groups[0]["lr"] = means_lr
+    optimizers["means"].lr = means_lr
     for optimizer in optimizers.values():
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
     strategy.after_step(parameters, optimizers, training.strategy, info, Moment(step, means_lr, seed))
     if len(training) == 0:
-        raise GsLiftError(f"step {step}: no Gaussian is left; lower fit.prune_opacity or the learning rates (fit.*_lr)")
+        raise GsLiftError(
+            f"step {step}: no Gaussian is left; lower fit.prune_opacity or the learning rates (fit.*_lr)"
+        )
     training.step = step
     return {"loss": value, "gaussians": float(len(training))}
 
@@ -239,13 +254,11 @@ def _raise_degree(training: Training) -> None:
     """Add the spherical harmonics of the next degree, as zeros."""
     old, optimizer = training.parameters["sh"], training.optimizers["sh"]
     terms = (training.sh_degree + 2) ** 2
-    moments = dict(optimizer.state[old])
+    moments = {"step": optimizer.moments["step"]}
     for key in ("exp_avg", "exp_avg_sq"):
-        moments[key] = _with_terms(moments[key], terms)
-    new = torch.nn.Parameter(_with_terms(old.detach(), terms))
-    training.parameters["sh"] = optimizer.param_groups[0]["params"][0] = new
-    optimizer.state.clear()
-    optimizer.state[new] = moments
+        moments[key] = _with_terms(optimizer.moments[key], terms)
+    training.parameters["sh"] = torch.nn.Parameter(_with_terms(old.detach(), terms))
+    optimizer.replace(training.parameters["sh"], moments)
 
 
 def _with_terms(sh: Tensor, terms: int) -> Tensor:
@@ -256,13 +269,11 @@ def _with_terms(sh: Tensor, terms: int) -> Tensor:
 @torch.no_grad()
 def _held_out(training: Training, scene: Scene, backend: str) -> dict[str, float]:
     """Mean PSNR (dB) and SSIM over the test views."""
-    from gs_lift.metrics import psnr, ssim
-    from gs_lift.rendering import render
-
     gaussians = training.gaussians(training.sh_degree)
-    scores = []
+    psnrs, ssims = [], []
     for view in scene.test:
         image = view.image().to(gaussians.means)
         colors = render(gaussians, view.camera, backend=backend).colors.clamp(0, 1)
-        scores.append((float(psnr(colors, image)), float(ssim(colors, image))))
-    return {"psnr": math.fsum(s[0] for s in scores) / len(scores), "ssim": math.fsum(s[1] for s in scores) / len(scores)}
+        psnrs.append(float(psnr(colors, image)))
+        ssims.append(float(1 - photometric_loss(colors, image, ssim_weight=1)))
+    return {"psnr": math.fsum(psnrs) / len(psnrs), "ssim": math.fsum(ssims) / len(ssims)}

@@ -16,14 +16,15 @@
 namespace {
 
 struct Decay {
-    float beta1, beta2, epsilon, unbias2;  // unbias2: 1 / sqrt(1 - beta2^step)
+    float keep1, take1, keep2, take2;  // beta and 1 - beta, the latter rounded once: 1 - 0.999f is off by 1e-5
+    float unbias2, epsilon;            // unbias2: 1 / sqrt(1 - beta2^step)
 };
 
 constexpr int64_t BLOCK = 64;  // rows
 
 WIDEST void update(float *value, const float *gradient, float *mean, float *square, const float *rates, int64_t count,
                    const Decay &decay) {
-    const float keep1 = decay.beta1, keep2 = decay.beta2, take1 = 1 - keep1, take2 = 1 - keep2;
+    const float keep1 = decay.keep1, keep2 = decay.keep2, take1 = decay.take1, take2 = decay.take2;
     const float unbias2 = decay.unbias2, epsilon = decay.epsilon;
 #pragma GCC ivdep
     for (int64_t i = 0; i < count; i++) {
@@ -46,7 +47,8 @@ void adam(Rows value, Gradient gradient, Rows mean, Rows square, int64_t step, d
             square.shape(axis) != value.shape(axis))
             throw std::invalid_argument("adam: value, gradient and moments differ in shape");
     if (step < 1 || head < 0 || head > width) throw std::invalid_argument("adam: step < 1 or head outside the row");
-    const Decay decay{float(beta1), float(beta2), float(epsilon), float(1 / std::sqrt(1 - std::pow(beta2, double(step))))};
+    const Decay decay{float(beta1), float(1 - beta1), float(beta2), float(1 - beta2),
+                      float(1 / std::sqrt(1 - std::pow(beta2, double(step)))), float(epsilon)};
     // A block of rows is one flat loop, its rates written out: rows are too short for vectors of their own.
     std::vector<float> rates(BLOCK * width);
     const double unbias1 = 1 / (1 - std::pow(beta1, double(step)));
