@@ -30,7 +30,8 @@ def evaluate_dataset(
 ) -> list[tuple[Run, Scores]]:
     """Score every scene of data set `name` found in `data`; run folders go to `runs`.
 
-    A scene that fails is reported and passed over. Raises ConfigError for an unknown name, SceneError if no scene is found or none works.
+    A scene that fails is reported and passed over. Raises ConfigError for an unknown name, SceneError if no scene is
+    found or none works.
     """
     reporter = reporter or SilentReporter()
     dataset = pick(DATASETS, name, "dataset")

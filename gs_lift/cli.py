@@ -9,7 +9,6 @@ import typer
 from gs_lift.errors import ConfigError, GsLiftError
 
 if TYPE_CHECKING:
-    from gs_lift.config import Config
     from gs_lift.run import Run
     from gs_lift.terminal import TerminalReporter
 
@@ -22,9 +21,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; see `gslift config`.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML file of settings; see `gslift config`.")
+]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; may be repeated.")]
-RunFolder = Annotated[Path | None, typer.Argument(help="Run folder; the latest one if left out.", show_default=False)]
+RunFolder = Annotated[
+    Path | None, typer.Argument(help="Run folder; the latest one if left out.", show_default=False)
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take new settings; redo what they touch.")]
 NoResume = Annotated[bool, typer.Option("--no-resume", help="Start every stage again.")]
 
@@ -33,7 +36,9 @@ RUNS = Path("runs")
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option("--dir", help="Where the room and the results go.")] = Path("gslift_demo"),
+    folder: Annotated[Path, typer.Option("--dir", help="Where the room and the results go.")] = Path(
+        "gslift_demo"
+    ),
     objects: Annotated[int, typer.Option(help="Objects in the room.")] = 25,
     seed: Annotated[int, typer.Option(help="Room and training seed.")] = 0,
 ) -> None:
@@ -56,12 +61,16 @@ def demo(
 
 @app.command()
 def synth(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Scene folder to write (Messy Rooms layout).")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Scene folder to write (Messy Rooms layout).")
+    ],
     objects: Annotated[int, typer.Option(help="Objects in the room.")] = 25,
     views: Annotated[int, typer.Option(help="Views; the last fifth is for testing.")] = 60,
     size: Annotated[int, typer.Option(help="Width and height of a view, pixels.")] = 256,
     seed: Annotated[int, typer.Option(help="Decides the room, the cameras and the errors.")] = 0,
-    noise: Annotated[str, typer.Option(help="Errors of the segments: none, easy, moderate or hard.")] = "moderate",
+    noise: Annotated[
+        str, typer.Option(help="Errors of the segments: none, easy, moderate or hard.")
+    ] = "moderate",
 ) -> None:
     """Write a ray-traced messy room with exact truth and segments that err like a real segmenter's."""
     reporter = _reporter()
@@ -75,7 +84,9 @@ def fit(
     config: ConfigFile = None,
     overrides: Overrides = None,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/<scene> if left out.")] = None,
-    splat: Annotated[Path | None, typer.Option(help="PLY of 3D Gaussians to lift onto, instead of fitting.")] = None,
+    splat: Annotated[
+        Path | None, typer.Option(help="PLY of 3D Gaussians to lift onto, instead of fitting.")
+    ] = None,
     no_resume: NoResume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -179,7 +190,9 @@ def _synthesize(
 
     with reporter.stage("synth", views) as on_step:
         synthesize(
-            folder, SynthConfig(objects=objects, views=views, size=size, seed=seed, noise=noise), on_step=on_step
+            folder,
+            SynthConfig(objects=objects, views=views, size=size, seed=seed, noise=noise),
+            on_step=on_step,
         )
 
 

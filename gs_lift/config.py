@@ -30,6 +30,8 @@ class Config:
     """`cpu`, `cuda`, or `auto`: CUDA where there is one."""
     backend: str = "auto"
     """Rasterizer: `cpu`, `gsplat` (needs CUDA), `reference` (slow, the oracle), or `auto`: by the device."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints of a stage; changes no result."""
     data: DataConfig = field(default_factory=DataConfig)
     """How a scene is read and where its Gaussians start."""
     fit: FitConfig = field(default_factory=FitConfig)
@@ -51,12 +53,17 @@ class Config:
         return replace(self, device=device, backend=backend)
 
     def check(self) -> "Config":
-        """This config, or a ConfigError for the first name that no table knows."""
+        """This config, or a ConfigError for the first value out of its range."""
         if self.backend != "auto":
             pick(BACKENDS, self.backend, "backend")
         pick(INITS, self.data.init, "data.init")
         pick(STRATEGIES, self.fit.strategy, "fit.strategy")
         pick(CLUSTERERS, self.cluster.method, "cluster.method")
+        if self.checkpoint_every < 1:
+            raise ConfigError(f"checkpoint_every: wanted 1 or more, got {self.checkpoint_every}")
+        self.fit.check()
+        self.lift.check()
+        self.cluster.check()
         return self
 
 
@@ -139,7 +146,7 @@ def _refuse_unknown(values: Any, cls: type, prefix: str, source: str) -> None:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """`{"fit.steps": 3000, ...}`."""
+    """`{"fit.steps": 3000, ...}` without the fields that change no result."""
     flat: dict[str, Any] = {}
 
     def walk(values: dict[str, Any], prefix: str) -> None:
@@ -150,6 +157,7 @@ def flatten(config: Config) -> dict[str, Any]:
                 flat[prefix + name] = list(value) if isinstance(value, tuple) else value
 
     walk(asdict(config), "")
+    del flat["checkpoint_every"]
     return flat
 
 
@@ -180,7 +188,9 @@ def _dump_lines(section: Any, indent: str, sentences: bool) -> list[str]:
             lines += [f"{indent}{item.name}:", *_dump_lines(value, indent + "  ", sentences)]
         else:
             # JSON is YAML, and quotes what would be read as another type.
-            lines.append(f"{indent}{item.name}: {json.dumps(list(value) if isinstance(value, tuple) else value)}")
+            lines.append(
+                f"{indent}{item.name}: {json.dumps(list(value) if isinstance(value, tuple) else value)}"
+            )
     return lines
 
 

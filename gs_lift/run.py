@@ -1,13 +1,13 @@
 """A run folder: what one scene's stages leave behind, and whether a stage is still good.
 
-    config.yaml     the settings that made it
-    run.json        scene, splat, seconds and finished stages
-    metrics.jsonl   figures of every loop
-    points.npz      starting points         (stage points)
-    splat.ply       the Gaussians           (stage fit)
-    embeddings.pt   what lifting learnt     (stage lift)
-    instances.pt    the objects             (stage segment)
-    fit/ lift/      checkpoints while a stage runs
+config.yaml     the settings that made it
+run.json        scene, splat, seconds and finished stages
+metrics.jsonl   figures of every loop
+points.npz      starting points         (stage points)
+splat.ply       the Gaussians           (stage fit)
+embeddings.pt   what lifting learnt     (stage lift)
+instances.pt    the objects             (stage segment)
+fit/ lift/      checkpoints while a stage runs
 """
 
 import hashlib
@@ -46,9 +46,13 @@ class Run:
         try:
             content = json.loads((self.folder / "run.json").read_text())
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.folder}: no readable run.json ({error}); make a run with `gslift fit SCENE`") from None
+            raise RunError(
+                f"{self.folder}: no readable run.json ({error}); make a run with `gslift fit SCENE`"
+            ) from None
         if not isinstance(content, dict) or "scene" not in content:
-            raise RunError(f"{self.folder}/run.json: wanted an object with a scene; start again with --overwrite")
+            raise RunError(
+                f"{self.folder}/run.json: wanted an object with a scene; start again with --overwrite"
+            )
         return content
 
     def write_record(self, **changes: Any) -> None:
@@ -147,7 +151,9 @@ def _reconcile(run: Run, identity: dict[str, str | None], config: Config, overwr
     stages = []
     changes = []
     for key, value in identity.items():
-        if record.get(key) != value and not (key == "splat" and record.get("splat_sha256") == identity["splat_sha256"]):
+        if record.get(key) != value and not (
+            key == "splat" and record.get("splat_sha256") == identity["splat_sha256"]
+        ):
             changes.append(f"{key} ({record.get(key)} -> {value})")
             stages.append("points" if key == "scene" else "fit")
     for name, (old, new) in differences(run.config, config).items():

@@ -41,7 +41,9 @@ def imported_parts(path: Path) -> set[str]:
     return parts & set(LAYER_OF)
 
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py" and path != PACKAGE / "__init__.py")
+FILES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py" and path != PACKAGE / "__init__.py"
+)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -53,7 +55,11 @@ def test_a_part_imports_only_from_lower_layers(path: Path) -> None:
 
 
 def test_only_ply_imports_plyfile() -> None:
-    importers = {part_of(path) for path in FILES if "import plyfile" in path.read_text() or "from plyfile" in path.read_text()}
+    importers = {
+        part_of(path)
+        for path in FILES
+        if "import plyfile" in path.read_text() or "from plyfile" in path.read_text()
+    }
     assert importers == {"ply"}
 
 
@@ -68,11 +74,7 @@ def test_the_import_is_light(statement: str) -> None:
 
 
 def test_help_runs_without_torch() -> None:
-    code = (
-        "import sys; sys.modules['torch'] = None\n"
-        "from gs_lift.cli import main\n"
-        "main(['--help'])"
-    )
+    code = "import sys; sys.modules['torch'] = None\nfrom gs_lift.cli import main\nmain(['--help'])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     for command in ["demo", "synth", "fit", "segment", "eval", "render", "config"]:
