@@ -18,10 +18,10 @@ class DataConfig:
 
     init: str = "auto"
     """Where the first Gaussians come from: `points` (the scene's own cloud), `triangulate` (matched photos,
-    poses held), `depth` (depth maps of the training views), `random` (inside the cameras' frusta), or `auto`: the
-    scene's points, else triangulate, else random; never depth."""
+    poses held), `depth` (depth maps of the training views), `random` (inside the cameras' frusta), or `auto`:
+    the scene's points, else triangulate, else random; never depth."""
     init_points: int = 50_000
-    """How many points `depth` and `random` give; the other ways give what they find."""
+    """How many points `depth` and `random` give, and `triangulate` gives at most; `points` gives them all."""
     allow_outside: bool = False
     """Read files that a scene folder reaches through links out of itself. Off: a stranger's scene cannot make
     gs_lift open other files."""

@@ -1,4 +1,4 @@
-"""Files of a scene folder, read as if a stranger had sent them: headers before pixels, no pickles, no links out.
+"""Files of a scene folder, read as a stranger's: headers before pixels, no pickles, no links that lead out.
 
 Every function raises SceneError in one line that names the file, what was wanted, what came, and the way out.
 """
@@ -72,7 +72,7 @@ def list_photos(folder: Path) -> list[Path]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image whose header has been read; whatever Pillow or the disk say against it becomes a SceneError."""
+    """An image whose header has been read; what Pillow or the disk say against it becomes a SceneError."""
     try:
         with warnings.catch_warnings():
             # Pillow warns at 89 megapixels and raises at 179; a photo has neither.
@@ -120,7 +120,7 @@ def read_depth_mm(path: Path, width: int, height: int) -> Float[Tensor, "H W"]:
 
 
 def open_array(path: Path, shape: tuple[int, int], kinds: str) -> np.ndarray:
-    """A `.npy` file of `shape` whose dtype is one of `kinds` (numpy's letters), mapped: pixels are not read yet.
+    """A `.npy` file of `shape` whose dtype is one of `kinds` (numpy's letters), mapped, its pixels not yet read.
 
     Pickled objects are refused; a header that promises more than the file holds allocates nothing.
     """

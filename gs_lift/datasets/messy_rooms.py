@@ -1,6 +1,6 @@
 """The Messy Rooms layout, as released with Contrastive Lift and as `gslift synth` writes it.
 
-    metadata.json                       camera.K normalised by width and height; camera.positions [N 3], metres;
+    metadata.json                       camera.K divided by width and height; camera.positions [N 3], metres;
                                         camera.quaternions [N 4] wxyz; entry i is the camera-to-world pose of
                                         frame i, Blender axes
     color/<frame>.png                   photos, RGB or RGBA
@@ -127,9 +127,9 @@ def read_segments(maps: MapFiles, shape: tuple[int, int]) -> Segments:
         raise SceneError(
             f"{maps.semantic}: classes {semantic.min()} to {semantic.max()}; wanted 0 background, 1 object"
         )
-    confidence = (
-        files.read_confidence(maps.confidence, shape) if maps.confidence else np.ones(shape, np.float32)
-    )
+    confidence = np.ones(shape, np.float32)
+    if maps.confidence is not None:
+        confidence = files.read_confidence(maps.confidence, shape)
     return Segments(
         instance=torch.from_numpy(np.where((ids > 0) & (semantic == 1), ids, -1)),
         semantic=torch.from_numpy(semantic),
