@@ -134,7 +134,7 @@ def instance_loss(
     for name in (field.name for field in fields(weights)):
         if weight := getattr(weights, name):
             loss = LOSSES[name](fast, slow, segment, confidence)
-            total, values[name] = total + weight * loss, float(loss)
+            total, values[name] = total + weight * loss, float(loss.detach())
     return total, values
 
 

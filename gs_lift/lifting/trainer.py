@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import numpy as np
 import torch
@@ -95,10 +94,16 @@ class _State:
         The authors start slow independently of fast; at a momentum of 0.9 either is forgotten after some 40 steps.
         """
         shape = (count, config.dimensions)
-        fast = torch.randn(shape, generator=Generator().manual_seed(seed)) * config.initial_spread
-        moments = [torch.zeros(shape) for _ in range(2)]
-        semantic = [torch.zeros(count, classes) for _ in range(3)]
-        return cls(fast, *moments, fast.clone(), *semantic)
+        fast = torch.randn(shape, generator=_generator(seed, 2, 0)) * config.initial_spread
+        return cls(
+            fast=fast,
+            fast_first=torch.zeros(shape),
+            fast_second=torch.zeros(shape),
+            slow=fast.clone(),
+            semantic=torch.zeros(count, classes),
+            semantic_first=torch.zeros(count, classes),
+            semantic_second=torch.zeros(count, classes),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         return {item.name: getattr(self, item.name) for item in fields(self)}
@@ -210,7 +215,7 @@ def _take_step(step: int, state: _State, problem: _Problem) -> dict[str, float]:
 
 def _generator(seed: int, stream: int, number: int) -> Generator:
     """Random numbers that depend on nothing else, so that a step draws the same after a resume."""
-    return Generator().manual_seed((seed * 2 + stream) * 1_000_003 + number)
+    return Generator().manual_seed((seed * 3 + stream) * 1_000_003 + number)
 
 
 def _learn_instances(
@@ -240,7 +245,7 @@ def _learn_instances(
     )
     if problem.neighbours is not None and config.pull > 0:
         state.fast = smooth(state.fast, problem.neighbours, config.pull)
-    return {"loss": float(loss), **figures}
+    return {"loss": float(loss.detach()), **figures}
 
 
 def _learn_classes(
@@ -265,7 +270,7 @@ def _learn_classes(
         gradient,
         config.semantic_rate,
     )
-    return float(loss)
+    return float(loss.detach())
 
 
 def _adam(
