@@ -142,7 +142,7 @@ def _starting_points(
     if not path.exists():
         with _timed(run, "points", None, reporter) as on_step:
             points, colors = initial_points(
-                scene, config.data.init, seed=config.seed, workdir=run.folder / "points", on_step=on_step
+                scene, config.data.init, seed=config.seed, count=config.data.init_points, on_step=on_step
             )
             arrays = {"points": points.numpy(), "colors": colors.numpy()}
             write_atomic(path, lambda file: np.savez(file, **arrays))
