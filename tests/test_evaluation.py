@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gs_lift.evaluation import evaluate, panoptic, segments_quality
+from gs_lift.evaluation import evaluate, panoptic, segments_quality, views_of_instances
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import SH_C0
 from gs_lift.rendering import render
@@ -196,3 +196,14 @@ def test_segments_quality_judges_the_training_views_that_have_both() -> None:
     assert quality is not None
     assert (quality.images, quality.pq, quality.recall, quality.precision) == (1, 1, 1, 1)
     assert segments_quality(scene) is None
+
+
+def test_an_instance_is_seen_where_it_covers_pixels() -> None:
+    view = scene_of(None).train[0]
+    away = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.float64))  # turned around: it looks along -z
+    back = replace(view, name="back", camera=replace(CAMERA, viewmat=away))
+    instances = instances_of([0, 1, -1, 2], [1, 1, 1])
+    seen_in = views_of_instances([view, back], room(), instances, backend="reference")
+    assert seen_in == [["0"], ["0"], ["back"]]
+    most = views_of_instances([view], room(), instances, minimum_pixels=576.0, backend="reference")
+    assert most == [[], [], []]
