@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("gs_lift", "beartype.beartype")
+install_import_hook("gs_lift", "shape_checks.checked")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -102,4 +102,3 @@ class FitConfig:
             raise ConfigError(
                 f"fit.background: no background {self.background!r}; one of: black, random, white"
             )
-        return self

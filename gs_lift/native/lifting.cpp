@@ -2,6 +2,7 @@
 // Adam on some rows, the moving average, and smoothing over neighbours.
 //
 // Every output element is made by one thread in a fixed order: the same bytes for any number of threads.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -50,68 +51,70 @@ INLINE float exponential(float x) {
     return p;
 }
 
+// Sum of an array whose length is a multiple of LANES, always in the same order.
 template <class T>
-INLINE T lane_sum(const T *lanes) {
+INLINE T ordered_sum(const T *values, int64_t count) {
+    T lanes[LANES] = {};
+    for (int64_t i = 0; i < count; i += LANES)
+        for (int l = 0; l < LANES; ++l) lanes[l] += values[i + l];
     T sum = 0;
     for (int l = 0; l < LANES; ++l) sum += lanes[l];
     return sum;
 }
 
-// Loss of one fast pixel against all slow ones, and its gradient by the fast embedding. Notation: d = |f - s_v|,
-// k = exp(-d), e = exp(k); loss = log(sum of e) - log(sum of e over v of the same segment).
-// slow: [D padded], so that lanes are pixels; live: 1, or 0 in the padding; e, slope: scratch [padded].
-// Returns whether there was a pixel of the same segment; only then loss and gradient are set.
+// What a fast pixel is compared with. slow: [D padded], so that neighbouring pixels lie in neighbouring lanes.
 template <class T>
-INLINE bool contrastive_row(const T *fast, int32_t segment, const T *slow, const int32_t *segments, const T *live,
-                            int64_t padded, int64_t channels, T *e, T *slope, T *loss, T *gradient) {
-    T all[LANES] = {}, same[LANES] = {};
-    for (int64_t v = 0; v < padded; v += LANES) {
-        T squared[LANES] = {};
-        for (int64_t c = 0; c < channels; ++c) {
-            for (int l = 0; l < LANES; ++l) {
-                const T difference = fast[c] - slow[c * padded + v + l];
-                squared[l] += difference * difference;
-            }
-        }
-        for (int l = 0; l < LANES; ++l) {
-            const T distance = std::sqrt(squared[l]);
-            // Beyond 80 the kernel is 0 to either precision.
-            const T kernel = exponential(-(distance < T(80) ? distance : T(80)));
-            const T value = exponential(kernel) * live[v + l];
-            e[v + l] = value;
-            // d(-d)/df = -(f - s) / d; at d = 0 there is no direction, and the gradient is taken as 0.
-            slope[v + l] = distance > T(0) ? -kernel / distance : T(0);
-            all[l] += value;
-            same[l] += segments[v + l] == segment ? value : T(0);
-        }
+struct Others {
+    const T *slow;
+    const int32_t *segments;
+    const T *live;  // 1, or 0 in the padding
+    int64_t padded, channels;
+};
+
+// Loss of one fast pixel against all slow ones, and its gradient by the fast embedding; false where none of them is
+// of its segment. d = |f - s|, k = exp(-d), e = exp(k): loss = log(sum of e) - log(sum of e over the same segment).
+// e, same, slope: scratch [padded]. Plain loops over one index each, since those are what compilers vectorise.
+template <class T>
+INLINE bool contrastive_row(const T *fast, int32_t segment, const Others<T> &others, T *__restrict e,
+                            T *__restrict same, T *__restrict slope, T *loss, T *gradient) {
+    const int64_t count = others.padded;
+    const T *__restrict live = others.live;
+    const int32_t *__restrict segments = others.segments;
+    for (int64_t v = 0; v < count; ++v) slope[v] = 0;
+    for (int64_t c = 0; c < others.channels; ++c) {
+        const T *__restrict slow = others.slow + c * count;
+        for (int64_t v = 0; v < count; ++v) slope[v] += (fast[c] - slow[v]) * (fast[c] - slow[v]);
     }
-    const T total = lane_sum(all), positive = lane_sum(same);
+    for (int64_t v = 0; v < count; ++v) {
+        const T distance = std::sqrt(slope[v]);
+        // Beyond 80 the kernel is 0 to either precision.
+        const T kernel = exponential(-std::min(distance, T(80)));
+        e[v] = exponential(kernel) * live[v];
+        same[v] = e[v] * static_cast<T>(segments[v] == segment);
+        // dk/df = -k (f - s) / d; for coincident points f - s is 0, and so is the gradient.
+        slope[v] = -kernel / (distance + T(1e-12));
+    }
+    const T total = ordered_sum(e, count), positive = ordered_sum(same, count);
     if (!(positive > T(0))) return false;
     *loss = std::log(total) - std::log(positive);
     const T per_total = T(1) / total, per_positive = T(1) / positive;
-    for (int64_t v = 0; v < padded; ++v) {
-        const T share = e[v] * per_total - (segments[v] == segment ? e[v] * per_positive : T(0));
-        slope[v] *= share;
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-        T sum[LANES] = {};
-        for (int64_t v = 0; v < padded; v += LANES)
-            for (int l = 0; l < LANES; ++l) sum[l] += slope[v + l] * (fast[c] - slow[c * padded + v + l]);
-        gradient[c] = lane_sum(sum);
+    for (int64_t v = 0; v < count; ++v) slope[v] *= e[v] * per_total - same[v] * per_positive;
+    for (int64_t c = 0; c < others.channels; ++c) {
+        const T *__restrict slow = others.slow + c * count;
+        for (int64_t v = 0; v < count; ++v) e[v] = slope[v] * (fast[c] - slow[v]);
+        gradient[c] = ordered_sum(e, count);
     }
     return true;
 }
 
-WIDEST bool contrastive_row_of(const float *fast, int32_t segment, const float *slow, const int32_t *segments,
-                               const float *live, int64_t padded, int64_t channels, float *e, float *slope,
-                               float *loss, float *gradient) {
-    return contrastive_row(fast, segment, slow, segments, live, padded, channels, e, slope, loss, gradient);
+WIDEST bool contrastive_row_of(const float *fast, int32_t segment, const Others<float> &others, float *e, float *same,
+                               float *slope, float *loss, float *gradient) {
+    return contrastive_row(fast, segment, others, e, same, slope, loss, gradient);
 }
 
-bool contrastive_row_of(const double *fast, int32_t segment, const double *slow, const int32_t *segments,
-                        const double *live, int64_t padded, int64_t channels, double *e, double *slope,
-                        double *loss, double *gradient) {
-    return contrastive_row(fast, segment, slow, segments, live, padded, channels, e, slope, loss, gradient);
+bool contrastive_row_of(const double *fast, int32_t segment, const Others<double> &others, double *e, double *same,
+                        double *slope, double *loss, double *gradient) {
+    return contrastive_row(fast, segment, others, e, same, slope, loss, gradient);
 }
 
 // Mean loss over the fast pixels that have a slow pixel of their segment (0 where none has); gradient [A D].
@@ -129,14 +132,14 @@ double contrastive(Array2<const T> fast, Array2<const T> slow, Array1<const int3
         segments[v] = slow_segments.data()[v];
         for (int64_t c = 0; c < channels; ++c) transposed[c * padded + v] = slow.data()[v * channels + c];
     }
+    const Others<T> all{transposed.data(), segments.data(), live.data(), padded, channels};
 #pragma omp parallel num_threads(threads)
     {
-        std::vector<T> e(padded), slope(padded);
+        std::vector<T> e(padded), same(padded), slope(padded);
 #pragma omp for schedule(static)
         for (int64_t u = 0; u < rows; ++u) {
-            counts[u] = contrastive_row_of(fast.data() + u * channels, fast_segments.data()[u], transposed.data(),
-                                           segments.data(), live.data(), padded, channels, e.data(), slope.data(),
-                                           &losses[u], gradient.data() + u * channels);
+            counts[u] = contrastive_row_of(fast.data() + u * channels, fast_segments.data()[u], all, e.data(),
+                                           same.data(), slope.data(), &losses[u], gradient.data() + u * channels);
         }
     }
     double sum = 0;
@@ -178,7 +181,7 @@ void adam_rows(Array2<float> parameter, Array2<float> first, Array2<float> secon
     }
 }
 
-// out = (1 - pull) features + pull * mean of the features of the row's neighbours.
+// out = (1 - pull) features + pull * mean of the features of the row's neighbours. WIDTH 0: any number of channels.
 template <int WIDTH>
 void smooth(const float *features, const int32_t *neighbours, int64_t count, int64_t around, int64_t channels,
             float pull, float *out, int threads) {
@@ -186,26 +189,25 @@ void smooth(const float *features, const int32_t *neighbours, int64_t count, int
     const float share = pull / static_cast<float>(around);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < count; ++i) {
-        float *sum = out + i * width;
+        float local[WIDTH ? WIDTH : 1];  // in registers where the width is known, else in place
+        float *sum = WIDTH ? local : out + i * width;
         for (int64_t c = 0; c < width; ++c) sum[c] = 0;
         for (int64_t k = 0; k < around; ++k) {
             const float *row = features + neighbours[i * around + k] * width;
             for (int64_t c = 0; c < width; ++c) sum[c] += row[c];
         }
-        for (int64_t c = 0; c < width; ++c) sum[c] = (1 - pull) * features[i * width + c] + share * sum[c];
+        const float *own = features + i * width;
+        for (int64_t c = 0; c < width; ++c) out[i * width + c] = (1 - pull) * own[c] + share * sum[c];
     }
 }
 
 void smooth_over_neighbours(Array2<const float> features, Array2<const int32_t> neighbours, float pull,
                             Array2<float> out, int threads) {
     nb::gil_scoped_release release;
-    const int64_t count = features.shape(0), channels = features.shape(1), around = neighbours.shape(1);
-    switch (channels) {
-        case 4: return smooth<4>(features.data(), neighbours.data(), count, around, channels, pull, out.data(), threads);
-        case 8: return smooth<8>(features.data(), neighbours.data(), count, around, channels, pull, out.data(), threads);
-        case 16: return smooth<16>(features.data(), neighbours.data(), count, around, channels, pull, out.data(), threads);
-        default: return smooth<0>(features.data(), neighbours.data(), count, around, channels, pull, out.data(), threads);
-    }
+    const int64_t channels = features.shape(1);
+    auto *run = channels == 4 ? smooth<4> : channels == 8 ? smooth<8> : channels == 16 ? smooth<16> : smooth<0>;
+    run(features.data(), neighbours.data(), features.shape(0), neighbours.shape(1), channels, pull, out.data(),
+        threads);
 }
 
 }  // namespace

@@ -43,29 +43,31 @@ int64_t compact_columns(Array1<const int32_t> indices, int64_t columns, Array1<i
 
 // out[i] = sum over entries e of list i of weight[e] * source[id[e]]. WIDTH 0: any number of channels.
 template <class T, int WIDTH>
-void weighted_sums(const int64_t *start, const int32_t *ids, const float *weights, int64_t lists, const T *source,
-                   int64_t channels, T *out, int threads) {
+void sum_lists(const int64_t *start, const int32_t *ids, const float *weights, int64_t lists, const T *source,
+               int64_t channels, T *out, int threads) {
     const int64_t width = WIDTH ? WIDTH : channels;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < lists; ++i) {
-        T *sum = out + i * width;
+        T local[WIDTH ? WIDTH : 1];  // in registers where the width is known, else in place
+        T *sum = WIDTH ? local : out + i * width;
         for (int64_t c = 0; c < width; ++c) sum[c] = 0;
         for (int64_t e = start[i]; e < start[i + 1]; ++e) {
             const T weight = weights[e], *row = source + ids[e] * width;
             for (int64_t c = 0; c < width; ++c) sum[c] += weight * row[c];
         }
+        if (WIDTH) std::copy_n(sum, width, out + i * width);
     }
 }
 
 template <class T>
 void weighted_sums(const int64_t *start, const int32_t *ids, const float *weights, int64_t lists, const T *source,
                    int64_t channels, T *out, int threads) {
-    switch (channels) {
-        case 4: return weighted_sums<T, 4>(start, ids, weights, lists, source, channels, out, threads);
-        case 8: return weighted_sums<T, 8>(start, ids, weights, lists, source, channels, out, threads);
-        case 16: return weighted_sums<T, 16>(start, ids, weights, lists, source, channels, out, threads);
-        default: return weighted_sums<T, 0>(start, ids, weights, lists, source, channels, out, threads);
-    }
+    auto *run = channels == 2    ? sum_lists<T, 2>
+                : channels == 4  ? sum_lists<T, 4>
+                : channels == 8  ? sum_lists<T, 8>
+                : channels == 16 ? sum_lists<T, 16>
+                                 : sum_lists<T, 0>;
+    run(start, ids, weights, lists, source, channels, out, threads);
 }
 
 // out [P D] = W @ features [N D].
