@@ -4,7 +4,7 @@ The oracle runs in float64, a backend in float32. Rasterizing jumps where a pair
 and where transmittance ends: pixels within `margin` of one of these are not compared.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -31,7 +31,7 @@ class Case:
 
     gaussians: Gaussians
     margin: float = 1e-3
-    tolerance: float = 1e-3
+    tolerance: float = 2e-4
     distance: float = 3.0
 
 
@@ -42,7 +42,7 @@ CASES = {
     "faint": Case(random_gaussians(3, 200, opacities=(0.001, 0.02))),
     "huge": Case(random_gaussians(4, 30, scales=(1.0, 20.0))),
     "tiny": Case(random_gaussians(5, 200, scales=(1e-4, 2e-2))),
-    "needles": Case(random_gaussians(6, 100, scales=(1e-4, 1.0)), margin=1e-2, tolerance=1e-2),
+    "needles": Case(random_gaussians(6, 100, scales=(1e-4, 1.0)), margin=1e-2, tolerance=2e-3),
     "around the camera": Case(random_gaussians(7, 200, spread=3.0), distance=0.5),
 }
 
@@ -192,7 +192,7 @@ def test_spherical_harmonics_of_every_degree(backend: str, degree: int, stored: 
 @EVERY_BACKEND
 @pytest.mark.parametrize("render_mode", ["RGB", "D", "ED", "RGB+D", "RGB+ED"])
 def test_depth_in_every_render_mode(backend: str, render_mode: str) -> None:
-    case = replace(CASES["plain"], tolerance=5e-3)
+    case = CASES["plain"]
     backgrounds = torch.full((2, 3), 0.5, dtype=torch.float64)
     cameras = two_cameras(case)
     options = {"render_mode": render_mode, "sh_degree": 1}
