@@ -12,6 +12,7 @@ from torch import Tensor
 from gs_lift.errors import SceneError
 from gs_lift.points.features import extract
 from gs_lift.points.matching import Rig, choose_pairs, match_pair
+from gs_lift.points.sweep import Photo, sweep, thin
 from gs_lift.points.tracks import Tracks, build_tracks
 from gs_lift.scene import Camera, Scene
 
@@ -68,7 +69,23 @@ def triangulate(
     xy = np.concatenate([f.xy for f in features])
     camera = np.repeat(np.arange(len(features)), [len(f) for f in features])
     colors = _colors(images, tracks, camera, xy)
-    return torch.from_numpy(tracks.points).float(), colors
+    return _densified(scene, images, torch.from_numpy(tracks.points), colors, seed=seed, count=count)
+
+
+def _densified(
+    scene: Scene,
+    images: list[Float[Tensor, "H W 3"]],
+    points: Float[Tensor, "P 3"],
+    colors: Float[Tensor, "P 3"],
+    *,
+    seed: int,
+    count: int,
+) -> tuple[Float[Tensor, "Q 3"], Float[Tensor, "Q 3"]]:
+    """The triangulated points and as many of a plane sweep's as make up `count`."""
+    photos = [Photo.make(image, view.camera) for image, view in zip(images, scene.train, strict=True)]
+    dense, dense_colors = sweep(photos, points)
+    dense, dense_colors = thin(dense, dense_colors, max(count - len(points), 0), seed)
+    return torch.cat([points, dense]).float()[:count], torch.cat([colors, dense_colors])[:count]
 
 
 def make_rig(cameras: list[Camera]) -> Rig:
