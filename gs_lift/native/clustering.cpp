@@ -1,4 +1,507 @@
-// Spanning tree to clusters: the native half of HDBSCAN.
+// The loops of HDBSCAN: neighbours in float64, spanning tree, condensed tree.
+//
+// Notation: N points, k neighbours each. core[i]: core distance. The mutual reachability of i and j is
+// max(core[i], core[j], |x_i - x_j|) (Campello, Moulavi, Sander 2013). An edge is (weight, i, j) with i < j, and edges
+// are ordered by all three, so that ties are settled the same way on every run and for any number of threads.
+// Nodes of the merge tree: leaves 0..N-1, merge m is node N + m; a merge's node is greater than its children.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <unordered_map>
+#include <vector>
+
 #include "module.h"
 
-void bind_clustering(nb::module_ &) {}
+namespace {
+
+using Ints = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ids = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Vector = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+template <typename T>
+nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> &&values, std::initializer_list<size_t> shape) {
+    auto *kept = new std::vector<T>(std::move(values));
+    nb::capsule owner(kept, [](void *p) noexcept { delete static_cast<std::vector<T> *>(p); });
+    return nb::ndarray<nb::numpy, T>(kept->data(), shape, owner);
+}
+
+template <typename T>
+nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> &&values) {
+    const size_t count = values.size();
+    return to_numpy(std::move(values), {count});
+}
+
+double squared_distance(const double *a, const double *b, size_t dims) {
+    double sum = 0;
+    for (size_t d = 0; d < dims; ++d) sum += (a[d] - b[d]) * (a[d] - b[d]);
+    return sum;
+}
+
+struct Edge {
+    double weight;
+    int32_t i, j;
+    bool operator<(const Edge &other) const {
+        if (weight != other.weight) return weight < other.weight;
+        return i != other.i ? i < other.i : j < other.j;
+    }
+};
+
+struct UnionFind {
+    std::vector<int32_t> parent;
+    explicit UnionFind(size_t count) : parent(count) { std::iota(parent.begin(), parent.end(), 0); }
+    int32_t find(int32_t i) {
+        while (parent[i] != i) i = parent[i] = parent[parent[i]];
+        return i;
+    }
+    // Join two roots under the lower id.
+    int32_t join(int32_t a, int32_t b) {
+        if (b < a) std::swap(a, b);
+        return parent[b] = a;
+    }
+};
+
+// ---------------------------------------------------------------------------------------------- rows and neighbours
+
+// Number equal rows alike, in order of first appearance: [N] row -> group.
+auto group_equal_rows(Matrix points) {
+    const size_t count = points.shape(0), dims = points.shape(1);
+    std::vector<int64_t> group(count), first;
+    std::unordered_multimap<uint64_t, int64_t> seen;
+    seen.reserve(count);
+    for (size_t row = 0; row < count; ++row) {
+        const double *x = points.data() + row * dims;
+        uint64_t hash = 1469598103934665603ull;
+        for (size_t d = 0; d < dims; ++d) {
+            const double value = x[d] + 0.0;  // -0 and 0 are equal
+            uint64_t bits;
+            std::memcpy(&bits, &value, sizeof bits);
+            hash = (hash ^ bits) * 1099511628211ull;
+            hash ^= hash >> 29;
+        }
+        int64_t found = -1;
+        const auto range = seen.equal_range(hash);
+        for (auto it = range.first; it != range.second && found < 0; ++it) {
+            const double *y = points.data() + first[it->second] * dims;
+            if (std::equal(x, x + dims, y)) found = it->second;
+        }
+        if (found < 0) {
+            found = static_cast<int64_t>(first.size());
+            first.push_back(static_cast<int64_t>(row));
+            seen.emplace(hash, found);
+        }
+        group[row] = found;
+    }
+    return nb::make_tuple(to_numpy(std::move(group)), to_numpy(std::move(first)));
+}
+
+// Distances of candidate neighbours [R K] of the points `rows` [R], in float64. Itself and -1 are dropped, the nearest
+// `keep` are returned by (distance, id), padded with id -1 at an infinite distance.
+auto rank_neighbours(Matrix points, Ints rows, Ids candidates, size_t keep) {
+    const int64_t count = static_cast<int64_t>(rows.shape(0));
+    const size_t dims = points.shape(1), width = candidates.shape(1);
+    std::vector<int64_t> ids(count * keep, -1);
+    std::vector<double> distances(count * keep, kInfinity);
+    const double *x = points.data();
+#pragma omp parallel
+    {
+        std::vector<std::pair<double, int64_t>> found;
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < count; ++r) {
+            const int64_t row = rows.data()[r];
+            found.clear();
+            for (size_t c = 0; c < width; ++c) {
+                const int64_t id = candidates.data()[r * width + c];
+                if (id < 0 || id == row) continue;
+                found.emplace_back(std::sqrt(squared_distance(x + row * dims, x + id * dims, dims)), id);
+            }
+            std::sort(found.begin(), found.end());
+            for (size_t c = 0; c < std::min(keep, found.size()); ++c) {
+                distances[r * keep + c] = found[c].first;
+                ids[r * keep + c] = found[c].second;
+            }
+        }
+    }
+    const size_t shape = static_cast<size_t>(count);
+    return nb::make_tuple(to_numpy(std::move(ids), {shape, keep}), to_numpy(std::move(distances), {shape, keep}));
+}
+
+// Core distance of `rows`: the smallest r with (w_i - 1) + sum of w_j within r >= min_samples; infinite where the
+// neighbours given are not enough.
+auto core_distances(Ids ids, Matrix distances, Ints rows, Vector weights, double min_samples) {
+    const size_t count = ids.shape(0), width = ids.shape(1);
+    std::vector<double> cores(count, kInfinity);
+    for (size_t r = 0; r < count; ++r) {
+        double sum = weights.data()[rows.data()[r]] - 1;
+        if (sum >= min_samples) cores[r] = 0;
+        for (size_t c = 0; c < width && sum < min_samples; ++c) {
+            const int64_t id = ids.data()[r * width + c];
+            if (id < 0) break;
+            sum += weights.data()[id];
+            if (sum >= min_samples) cores[r] = distances.data()[r * width + c];
+        }
+    }
+    return to_numpy(std::move(cores));
+}
+
+// ------------------------------------------------------------------------------------------------- spanning tree
+
+struct Forest {
+    UnionFind sets;
+    std::vector<double> reach;  // per root: nothing unseen leaves the component below this distance
+    std::vector<Edge> edges;
+    bool certified;
+
+    void offer(const Edge &edge) {
+        const int32_t a = sets.find(edge.i), b = sets.find(edge.j);
+        if (a == b) return;
+        // Cut property: the lightest edge that leaves a component is in the tree. A component that fails here once
+        // fails for every heavier edge too, so no later edge can pass for its lightest.
+        if (certified && reach[a] < edge.weight && reach[b] < edge.weight) return;
+        const double least = std::min(reach[a], reach[b]);
+        reach[sets.join(a, b)] = least;
+        edges.push_back(edge);
+    }
+};
+
+// Kruskal that sorts only what it needs: the heavy half is looked at after the light half has joined most of it.
+void filter_kruskal(Edge *begin, Edge *end, Forest &forest) {
+    if (end - begin < 4096) {
+        std::sort(begin, end);
+        for (Edge *edge = begin; edge != end; ++edge) forest.offer(*edge);
+        return;
+    }
+    Edge *middle = begin + (end - begin) / 2;
+    std::nth_element(begin, middle, end);
+    filter_kruskal(begin, middle, forest);
+    Edge *left = std::remove_if(middle, end, [&](const Edge &edge) {
+        return forest.sets.find(edge.i) == forest.sets.find(edge.j);
+    });
+    filter_kruskal(middle, left, forest);
+}
+
+auto edges_to_numpy(const std::vector<Edge> &edges) {
+    std::vector<int64_t> ends;
+    std::vector<double> weights;
+    ends.reserve(2 * edges.size());
+    for (const Edge &edge : edges) {
+        ends.push_back(edge.i);
+        ends.push_back(edge.j);
+        weights.push_back(edge.weight);
+    }
+    return nb::make_tuple(to_numpy(std::move(ends), {edges.size(), 2}), to_numpy(std::move(weights)));
+}
+
+// Minimum spanning forest of the neighbour graph [N k] under mutual reachability. reach [N]: nothing that is not in
+// the graph is nearer to the point than this; where it is given, only edges that are certainly in the minimum
+// spanning tree of all pairs are taken.
+auto spanning_forest(Ids ids, Matrix distances, Vector cores, nb::object reach) {
+    const size_t count = ids.shape(0), width = ids.shape(1);
+    const double *core = cores.data();
+    std::vector<Edge> edges;
+    edges.reserve(count * width);
+    for (size_t row = 0; row < count; ++row) {
+        const int32_t i = static_cast<int32_t>(row);
+        for (size_t c = 0; c < width; ++c) {
+            const int64_t id = ids.data()[row * width + c];
+            if (id < 0) break;
+            const int32_t j = static_cast<int32_t>(id);
+            const double weight = std::max({core[i], core[j], distances.data()[row * width + c]});
+            edges.push_back({weight, std::min(i, j), std::max(i, j)});
+        }
+    }
+    Forest forest{UnionFind(count), std::vector<double>(count, 0), {}, !reach.is_none()};
+    if (forest.certified) {
+        const auto given = nb::cast<Vector>(reach);
+        std::copy(given.data(), given.data() + count, forest.reach.begin());
+    }
+    filter_kruskal(edges.data(), edges.data() + edges.size(), forest);
+    return edges_to_numpy(forest.edges);
+}
+
+// A kd-tree whose nodes know their box, their least core distance and whether they lie in one component.
+class KdTree {
+  public:
+    KdTree(const double *points, const double *cores, size_t count, size_t dims)
+        : points_(points), cores_(cores), dims_(dims), order_(count) {
+        std::iota(order_.begin(), order_.end(), 0);
+        build(0, static_cast<int32_t>(count));
+    }
+
+    // The lightest edge that leaves each component but `skipped`, by (weight, i, j). component: [N].
+    void lightest_exits(const std::vector<int32_t> &component, int32_t skipped, std::vector<Edge> &best) {
+        component_ = &component;
+        best_ = &best;
+        skipped_ = skipped;
+        mark(0);
+        visit(0, 0);
+    }
+
+  private:
+    static constexpr int32_t kLeaf = 16, kMixed = -1;
+    struct Node {
+        int32_t begin, end, left, right;  // left = -1: a leaf
+        int32_t component;
+        double core;
+    };
+
+    int32_t build(int32_t begin, int32_t end) {
+        const int32_t id = static_cast<int32_t>(nodes_.size());
+        nodes_.push_back({begin, end, -1, -1, kMixed, kInfinity});
+        std::vector<double> low(dims_, kInfinity), high(dims_, -kInfinity);
+        for (int32_t at = begin; at < end; ++at) {
+            const double *x = points_ + order_[at] * dims_;
+            for (size_t d = 0; d < dims_; ++d) {
+                low[d] = std::min(low[d], x[d]);
+                high[d] = std::max(high[d], x[d]);
+            }
+            nodes_[id].core = std::min(nodes_[id].core, cores_[order_[at]]);
+        }
+        size_t axis = 0;
+        for (size_t d = 1; d < dims_; ++d)
+            if (high[d] - low[d] > high[axis] - low[axis]) axis = d;
+        low_.insert(low_.end(), low.begin(), low.end());
+        high_.insert(high_.end(), high.begin(), high.end());
+        if (end - begin <= kLeaf) return id;
+        const int32_t middle = begin + (end - begin) / 2;
+        std::nth_element(order_.begin() + begin, order_.begin() + middle, order_.begin() + end,
+                         [&](int32_t a, int32_t b) {
+                             const double x = points_[a * dims_ + axis], y = points_[b * dims_ + axis];
+                             return x != y ? x < y : a < b;
+                         });
+        const int32_t left = build(begin, middle), right = build(middle, end);
+        nodes_[id].left = left;
+        nodes_[id].right = right;
+        return id;
+    }
+
+    void mark(int32_t id) {
+        Node &node = nodes_[id];
+        if (node.left < 0) {
+            node.component = (*component_)[order_[node.begin]];
+            for (int32_t at = node.begin; at < node.end; ++at)
+                if ((*component_)[order_[at]] != node.component) node.component = kMixed;
+            return;
+        }
+        mark(node.left);
+        mark(node.right);
+        const int32_t left = nodes_[node.left].component;
+        node.component = left == nodes_[node.right].component ? left : kMixed;
+    }
+
+    // No edge between the two nodes is lighter than this.
+    double bound(int32_t a, int32_t b) const {
+        double sum = 0;
+        for (size_t d = 0; d < dims_; ++d) {
+            const double gap = std::max({0.0, low_[a * dims_ + d] - high_[b * dims_ + d],
+                                         low_[b * dims_ + d] - high_[a * dims_ + d]});
+            sum += gap * gap;
+        }
+        // The box distance rounds differently from a point's distance: stay below it.
+        return std::max({std::sqrt(sum) * (1 - 1e-12), nodes_[a].core, nodes_[b].core});
+    }
+
+    bool useless(int32_t a, int32_t b, double least) const {
+        const int32_t component = nodes_[a].component;
+        if (component == kMixed) return false;
+        if (component == skipped_ || component == nodes_[b].component) return true;
+        return least > (*best_)[component].weight;
+    }
+
+    // Exits of the points in node a towards the points in node b.
+    void visit(int32_t a, int32_t b) {
+        if (useless(a, b, bound(a, b))) return;
+        const Node &from = nodes_[a], &to = nodes_[b];
+        if (from.left < 0 && to.left < 0) return compare(from, to);
+        const bool split_from = to.left < 0 || (from.left >= 0 && from.end - from.begin > to.end - to.begin);
+        if (split_from) {
+            visit(from.left, b);
+            visit(from.right, b);
+        } else {
+            const bool right_first = bound(a, to.right) < bound(a, to.left);
+            visit(a, right_first ? to.right : to.left);
+            visit(a, right_first ? to.left : to.right);
+        }
+    }
+
+    void compare(const Node &from, const Node &to) {
+        for (int32_t s = from.begin; s < from.end; ++s) {
+            const int32_t i = order_[s], component = (*component_)[i];
+            if (component == skipped_) continue;
+            Edge &best = (*best_)[component];
+            if (cores_[i] > best.weight) continue;
+            for (int32_t t = to.begin; t < to.end; ++t) {
+                const int32_t j = order_[t];
+                if ((*component_)[j] == component || cores_[j] > best.weight) continue;
+                const double distance = std::sqrt(squared_distance(points_ + i * dims_, points_ + j * dims_, dims_));
+                const Edge edge{std::max({distance, cores_[i], cores_[j]}), std::min(i, j), std::max(i, j)};
+                if (edge < best) best = edge;
+            }
+        }
+    }
+
+    const double *points_, *cores_;
+    const size_t dims_;
+    std::vector<int32_t> order_;
+    std::vector<Node> nodes_;
+    std::vector<double> low_, high_;
+    const std::vector<int32_t> *component_ = nullptr;
+    std::vector<Edge> *best_ = nullptr;
+    int32_t skipped_ = -1;
+};
+
+// The lightest edges that turn a forest into one tree: Boruvka's rounds over its components, exact.
+auto join_components(Matrix points, Vector cores, Ids forest) {
+    const size_t count = points.shape(0);
+    UnionFind sets(count);
+    size_t left = count;
+    for (size_t e = 0; e < forest.shape(0); ++e) {
+        const int32_t a = sets.find(static_cast<int32_t>(forest.data()[2 * e]));
+        const int32_t b = sets.find(static_cast<int32_t>(forest.data()[2 * e + 1]));
+        if (a != b) sets.join(a, b), --left;
+    }
+    std::vector<Edge> joined;
+    if (left > 1) {
+        KdTree tree(points.data(), cores.data(), count, points.shape(1));
+        std::vector<int32_t> component(count), size(count);
+        const Edge none{kInfinity, std::numeric_limits<int32_t>::max(), 0};
+        std::vector<Edge> best(count);
+        while (left > 1) {
+            std::fill(size.begin(), size.end(), 0);
+            std::fill(best.begin(), best.end(), none);
+            for (size_t i = 0; i < count; ++i) ++size[component[i] = sets.find(static_cast<int32_t>(i))];
+            // The others' exits are enough; the largest component would be the dearest to search from.
+            const auto largest = std::max_element(size.begin(), size.end()) - size.begin();
+            tree.lightest_exits(component, static_cast<int32_t>(largest), best);
+            for (const Edge &edge : best) {
+                if (edge.weight == kInfinity) continue;
+                const int32_t a = sets.find(edge.i), b = sets.find(edge.j);
+                if (a == b) continue;
+                sets.join(a, b), --left;
+                joined.push_back(edge);
+            }
+        }
+    }
+    return edges_to_numpy(joined);
+}
+
+// --------------------------------------------------------------------------------------------------- merge tree
+
+// A tree's edges [N-1 2] in order of weight -> the two nodes that each merge joins, [N-1] each.
+auto merge_nodes(Ids edges) {
+    const size_t merges = edges.shape(0), count = merges + 1;
+    UnionFind sets(count);
+    std::vector<int32_t> node(count);
+    std::iota(node.begin(), node.end(), 0);
+    std::vector<int64_t> left(merges), right(merges);
+    for (size_t m = 0; m < merges; ++m) {
+        const int32_t a = sets.find(static_cast<int32_t>(edges.data()[2 * m]));
+        const int32_t b = sets.find(static_cast<int32_t>(edges.data()[2 * m + 1]));
+        left[m] = node[a];
+        right[m] = node[b];
+        node[sets.join(a, b)] = static_cast<int32_t>(count + m);
+    }
+    return nb::make_tuple(to_numpy(std::move(left)), to_numpy(std::move(right)));
+}
+
+// The merge tree without its runts: clusters of weight >= least, the points that fall out of them, and when.
+struct Condensed {
+    std::vector<int64_t> parent;                         // per cluster; 0 is the root, parents come before children
+    std::vector<double> birth, death, weight, stability;  // per cluster; birth and death as 1 / distance
+    std::vector<int64_t> point_cluster;                  // per point: the cluster it falls out of ...
+    std::vector<double> point_lambda;                    // ... and when
+
+    int64_t add(int64_t above, double lambda, double size) {
+        parent.push_back(above);
+        birth.push_back(lambda);
+        death.push_back(lambda);
+        weight.push_back(size);
+        stability.push_back(0);
+        return static_cast<int64_t>(parent.size()) - 1;
+    }
+    void leave(int64_t cluster, double lambda, double size) {
+        stability[cluster] += (lambda - birth[cluster]) * size;
+        death[cluster] = std::max(death[cluster], lambda);
+    }
+};
+
+auto condense(Ints left, Ints right, Vector distances, Vector weights, Vector cores, double least) {
+    const int64_t count = static_cast<int64_t>(weights.shape(0)), nodes = 2 * count - 1;
+    // Copies of one point lie at distance 0. Their density is cut at twice that of the nearest two different points,
+    // for an infinite one would outweigh every cluster around them.
+    double nearest = kInfinity;
+    for (int64_t m = 0; m < count - 1; ++m)
+        if (distances.data()[m] > 0) nearest = std::min(nearest, distances.data()[m]);
+    const double floor = std::isfinite(nearest) ? nearest / 2 : 1;
+    const auto lambda_of = [&](double distance) { return 1 / std::max(distance, floor); };
+
+    std::vector<double> size(weights.data(), weights.data() + count);
+    for (int64_t m = 0; m < count - 1; ++m) size.push_back(size[left.data()[m]] + size[right.data()[m]]);
+
+    Condensed tree;
+    tree.point_cluster.resize(count);
+    tree.point_lambda.resize(count);
+    std::vector<int64_t> cluster(nodes);
+    std::vector<double> fallen(nodes, -1);  // the lambda at which a node left its cluster; -1: it has not
+    cluster[nodes - 1] = tree.add(-1, 0, size[nodes - 1]);
+    for (int64_t node = nodes - 1; node >= 0; --node) {
+        const int64_t home = cluster[node];
+        if (node < count) {  // a point: copies of it part at its core distance
+            const double lambda = fallen[node] >= 0 ? fallen[node] : lambda_of(cores.data()[node]);
+            tree.point_cluster[node] = home;
+            tree.point_lambda[node] = lambda;
+            tree.leave(home, lambda, size[node]);
+            continue;
+        }
+        const int64_t m = node - count, children[2] = {left.data()[m], right.data()[m]};
+        const double lambda = lambda_of(distances.data()[m]);
+        bool lasts[2];
+        for (int c = 0; c < 2; ++c) {
+            const int64_t child = children[c];
+            // Copies of one point that part no later than they leave the others are no cluster of their own.
+            const bool parts = child < count && lambda_of(cores.data()[child]) <= lambda;
+            lasts[c] = fallen[node] < 0 && size[child] >= least && !parts;
+        }
+        for (int c = 0; c < 2; ++c) {
+            const int64_t child = children[c];
+            cluster[child] = home;
+            if (fallen[node] >= 0) {
+                fallen[child] = fallen[node];
+            } else if (!lasts[c]) {
+                fallen[child] = lambda;
+            } else if (lasts[1 - c]) {
+                tree.leave(home, lambda, size[child]);
+                cluster[child] = tree.add(home, lambda, size[child]);
+            }
+        }
+    }
+    nb::dict result;
+    result["parent"] = to_numpy(std::move(tree.parent));
+    result["birth"] = to_numpy(std::move(tree.birth));
+    result["death"] = to_numpy(std::move(tree.death));
+    result["weight"] = to_numpy(std::move(tree.weight));
+    result["stability"] = to_numpy(std::move(tree.stability));
+    result["point_cluster"] = to_numpy(std::move(tree.point_cluster));
+    result["point_lambda"] = to_numpy(std::move(tree.point_lambda));
+    return result;
+}
+
+}  // namespace
+
+void bind_clustering(nb::module_ &m) {
+    m.def("group_equal_rows", &group_equal_rows, nb::arg("points"));
+    m.def("rank_neighbours", &rank_neighbours, nb::arg("points"), nb::arg("rows"), nb::arg("candidates"),
+          nb::arg("keep"));
+    m.def("core_distances", &core_distances, nb::arg("ids"), nb::arg("distances"), nb::arg("rows"), nb::arg("weights"),
+          nb::arg("min_samples"));
+    m.def("spanning_forest", &spanning_forest, nb::arg("ids"), nb::arg("distances"), nb::arg("cores"),
+          nb::arg("reach") = nb::none());
+    m.def("join_components", &join_components, nb::arg("points"), nb::arg("cores"), nb::arg("forest"));
+    m.def("merge_nodes", &merge_nodes, nb::arg("edges"));
+    m.def("condense", &condense, nb::arg("left"), nb::arg("right"), nb::arg("distances"), nb::arg("weights"),
+          nb::arg("cores"), nb::arg("least"));
+}

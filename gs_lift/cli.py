@@ -1,0 +1,224 @@
+"""The command `gslift`: parses, calls the pipeline, prints. Heavy modules load inside the commands."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gs_lift.errors import ConfigError, GsLiftError
+
+if TYPE_CHECKING:
+    from gs_lift.run import Run
+    from gs_lift.terminal import TerminalReporter
+
+app = typer.Typer(
+    name="gslift",
+    help="From posed images and noisy 2D segments to 3D objects: Contrastive Lift on 3D Gaussians.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML file of settings; see `gslift config`.")
+]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; may be repeated.")]
+RunFolder = Annotated[
+    Path | None, typer.Argument(help="Run folder; the latest one if left out.", show_default=False)
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take new settings; redo what they touch.")]
+NoResume = Annotated[bool, typer.Option("--no-resume", help="Start every stage again.")]
+
+RUNS = Path("runs")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--dir", help="Where the room and the results go.")] = Path(
+        "gslift_demo"
+    ),
+    objects: Annotated[int, typer.Option(help="Objects in the room.")] = 25,
+    seed: Annotated[int, typer.Option(help="Room and training seed.")] = 0,
+) -> None:
+    """Make a messy room, find its objects again, and show how well: the whole line in minutes on a CPU."""
+    from gs_lift.config import load_config
+    from gs_lift.pipeline import evaluate_run, fit_run, segment_run, write_contact_sheet, write_outputs
+
+    reporter = _reporter()
+    room = folder / "room"
+    _synthesize(room, objects, 60, 256, seed, "moderate", reporter)
+    run = fit_run(room, load_config(None, [f"seed={seed}"]), folder=folder / "run", reporter=reporter)
+    segment_run(run, reporter=reporter)
+    written = write_outputs(run, folder / "labels.ply")
+    scores = evaluate_run(run, reporter=reporter)
+    sheet = write_contact_sheet(run, folder / "contact_sheet.png")
+    _print_scores(run, scores, reporter)
+    for path in [*written, sheet]:
+        reporter.say(f"wrote {path}")
+
+
+@app.command()
+def synth(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Scene folder to write (Messy Rooms layout).")
+    ],
+    objects: Annotated[int, typer.Option(help="Objects in the room.")] = 25,
+    views: Annotated[int, typer.Option(help="Views; the last fifth is for testing.")] = 60,
+    size: Annotated[int, typer.Option(help="Width and height of a view, pixels.")] = 256,
+    seed: Annotated[int, typer.Option(help="Decides the room, the cameras and the errors.")] = 0,
+    noise: Annotated[
+        str, typer.Option(help="Errors of the segments: none, easy, moderate or hard.")
+    ] = "moderate",
+) -> None:
+    """Write a ray-traced messy room with exact truth and segments that err like a real segmenter's."""
+    reporter = _reporter()
+    _synthesize(folder, objects, views, size, seed, noise, reporter)
+    reporter.say(f"wrote {folder}; next: gslift fit {folder}")
+
+
+@app.command()
+def fit(
+    scene: Annotated[Path, typer.Argument(help="Scene folder.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/<scene> if left out.")] = None,
+    splat: Annotated[
+        Path | None, typer.Option(help="PLY of 3D Gaussians to lift onto, instead of fitting.")
+    ] = None,
+    no_resume: NoResume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit a scene as 3D Gaussians and lift its 2D segments onto them."""
+    from gs_lift.config import load_config
+    from gs_lift.pipeline import fit_run
+
+    reporter = _reporter()
+    settings = load_config(config, overrides)
+    done = fit_run(
+        scene, settings, folder=run, splat=splat, overwrite=overwrite, resume=not no_resume, reporter=reporter
+    )
+    reporter.say(f"wrote {done.folder}; next: gslift segment --out labels.ply")
+
+
+@app.command()
+def segment(
+    out: Annotated[Path, typer.Option(help="PLY to write; labels.json and instances.ply go beside it.")],
+    run: RunFolder = None,
+) -> None:
+    """Cluster the Gaussians into objects and write them."""
+    from gs_lift.pipeline import segment_run, write_outputs
+
+    reporter = _reporter()
+    if out.suffix.lower() != ".ply":
+        raise ConfigError(f"--out {out}: wanted a name that ends in .ply")
+    chosen = _run(run)
+    instances = segment_run(chosen, reporter=reporter)
+    reporter.say(f"{chosen.name}: {len(instances)} objects")
+    for path in write_outputs(chosen, out):
+        reporter.say(f"wrote {path}")
+
+
+@app.command("eval")
+def evaluate(
+    run: RunFolder = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set by name; with --data.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the data set's scenes.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+) -> None:
+    """Score a run, or every scene of a data set, on its test views."""
+    from gs_lift.benchmark import evaluate_dataset
+    from gs_lift.files import write_text_atomic
+    from gs_lift.pipeline import evaluate_run
+    from gs_lift.report import scores_json, scores_table
+
+    reporter = _reporter()
+    if dataset is not None or data is not None:
+        if run is not None or dataset is None or data is None:
+            raise ConfigError("wanted either a RUN, or both --dataset NAME and --data DIR")
+        results = evaluate_dataset(dataset, data, RUNS / dataset, reporter=reporter)
+    else:
+        chosen = _run(run)
+        results = [(chosen, evaluate_run(chosen, reporter=reporter))]
+    rows = [(one.name, scores, one.seconds) for one, scores in results]
+    reporter.console.print(scores_table(rows))
+    if json_file is not None:
+        write_text_atomic(json_file, scores_json(rows))
+        reporter.say(f"wrote {json_file}")
+
+
+@app.command()
+def render(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    run: RunFolder = None,
+) -> None:
+    """Render the test views of a run: images, depth and instance colours."""
+    from gs_lift.pipeline import render_run
+
+    reporter = _reporter()
+    written = render_run(_run(run), out, reporter=reporter)
+    reporter.say(f"wrote {written} pictures to {out}")
+
+
+@app.command("config")
+def show_config(config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Print every setting as YAML, each with its sentence; the output is a valid --config file."""
+    from gs_lift.config import dump_config, load_config
+
+    typer.echo(dump_config(load_config(config, overrides), sentences=True), nl=False)
+
+
+def _reporter() -> "TerminalReporter":
+    from rich.console import Console
+
+    from gs_lift.terminal import TerminalReporter
+
+    return TerminalReporter(Console())
+
+
+def _run(folder: Path | None) -> "Run":
+    from gs_lift.run import latest_run, open_run
+
+    return open_run(folder) if folder is not None else latest_run(RUNS)
+
+
+def _synthesize(
+    folder: Path, objects: int, views: int, size: int, seed: int, noise: str, reporter: "TerminalReporter"
+) -> None:
+    from gs_lift.synthetic import SynthConfig, synthesize
+
+    with reporter.stage("synth", views) as on_step:
+        synthesize(
+            folder,
+            SynthConfig(objects=objects, views=views, size=size, seed=seed, noise=noise),
+            on_step=on_step,
+        )
+
+
+def _print_scores(run: "Run", scores: Any, reporter: "TerminalReporter") -> None:
+    from gs_lift.report import scores_table
+
+    reporter.console.print(scores_table([(run.name, scores, run.seconds)]))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: exit code 0, 2 with one line for what the user can mend, 130 after Ctrl-C."""
+    try:
+        sys.exit(app(args=arguments, standalone_mode=False) or 0)
+    except GsLiftError as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped; the same command goes on from here", code=130)
+    except OSError as error:
+        _fail(f"{error.filename or 'file'}: {error.strerror or error}")
+    except Exception as error:
+        # The command-line parser's own errors; which class they have depends on typer's version.
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message())
+
+
+def _fail(message: str, code: int = 2) -> None:
+    print(f"gslift: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,245 @@
+"""HDBSCAN: points -> spanning tree -> labels (Campello, Moulavi, Sander 2013; McInnes and Healy 2017).
+
+Notation: L different points ("leaves") with weights w. core_i: distance within which a weight of min_samples lies
+around i, itself not counted. Edges are weighted by the mutual reachability max(core_i, core_j, |x_i - x_j|). lambda
+= 1 / distance: the density at which a point leaves its cluster. Weights mean multiplicity: a point of weight 3
+counts as three equal points would, and equal rows are one point of their summed weight.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gs_lift import _native
+from gs_lift.clustering.knn import NeighbourSearch
+from gs_lift.clustering.selection import select_clusters
+from gs_lift.errors import ConfigError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The minimum spanning tree of the points: labels of any granularity are cut from it without neighbours.
+
+    leaf: [N] the leaf of each row that was given, -1 = left out (not finite, or of weight 0).
+    weights, cores: [L] of each leaf. edges: [L-1 2] leaves, in order of weight. distances: [L-1] their mutual
+    reachability.
+    """
+
+    leaf: Ints
+    weights: Floats
+    cores: Floats
+    edges: Ints
+    distances: Floats
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Its arrays by name, to be saved; `Tree(**arrays)` is the way back."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """The clusters of N rows.
+
+    labels: [N] cluster of each row, numbered by falling weight, -1 = noise. probabilities: [N] how firmly a row
+    belongs to its cluster, in 0..1; 0 for noise. persistences: [M] stability of each cluster. tree: to cut again.
+    """
+
+    labels: Ints
+    probabilities: Floats
+    persistences: Floats
+    tree: Tree
+
+
+def cluster_points(
+    points: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    min_cluster_size: float = 20,
+    min_samples: float = 10,
+    selection: str = "eom",
+    epsilon: float = 0.0,
+    allow_single_cluster: bool = False,
+    max_cluster_size: float = np.inf,
+    neighbours: int = 32,
+    exact: bool = False,
+) -> Clustering:
+    """HDBSCAN of points [N D] under the Euclidean distance, with weights [N] as multiplicities.
+
+    The spanning tree is that of the graph of `neighbours` neighbours, completed exactly where the graph falls
+    apart; with `exact` it is the true minimum spanning tree of all pairs. Deterministic for any number of threads.
+
+    What is not in the papers: rows that are not finite, or of weight 0, get label -1. Rows that are all equal are
+    one cluster if they weigh min_cluster_size or more (`hdbscan` cuts them into two at random). Fewer rows than
+    min_samples: every core distance is that of the furthest row. No rows: empty results.
+    Raises ConfigError for a parameter out of range, BackendError where FAISS is needed and missing.
+    """
+    tree = spanning_tree(points, weights=weights, min_samples=min_samples, neighbours=neighbours, exact=exact)
+    return recut(
+        tree,
+        min_cluster_size=min_cluster_size,
+        selection=selection,
+        epsilon=epsilon,
+        allow_single_cluster=allow_single_cluster,
+        max_cluster_size=max_cluster_size,
+    )
+
+
+def spanning_tree(
+    points: ArrayLike,
+    *,
+    weights: ArrayLike | None = None,
+    min_samples: float = 10,
+    neighbours: int = 32,
+    exact: bool = False,
+) -> Tree:
+    """The tree that `recut` cuts; parameters as in `cluster_points`."""
+    if min_samples < 1 or neighbours < 1:
+        raise ConfigError(f"min_samples and neighbours must be 1 or more; got {min_samples} and {neighbours}")
+    leaf, leaves, leaf_weights = _leaves(points, weights)
+    count = len(leaves)
+    if count < 2:
+        return Tree(leaf, leaf_weights, np.zeros(count), np.zeros((0, 2), dtype=np.int64), np.zeros(0))
+    search = NeighbourSearch(leaves, exact=exact)
+    found = search.query(max(neighbours, int(np.ceil(min_samples)) + 1))
+    cores = _cores(search, found.ids, found.distances, leaf_weights, min_samples)
+    reach = found.reach if exact else None
+    forest = _native.spanning_forest(found.ids, found.distances, cores, reach)
+    joints = _native.join_components(leaves, cores, forest[0])
+    edges = np.concatenate([forest[0], joints[0]])
+    distances = np.concatenate([forest[1], joints[1]])
+    order = np.lexsort((edges[:, 1], edges[:, 0], distances))
+    return Tree(leaf, leaf_weights, cores, edges[order], distances[order])
+
+
+def recut(
+    tree: Tree,
+    *,
+    min_cluster_size: float = 20,
+    selection: str = "eom",
+    epsilon: float = 0.0,
+    allow_single_cluster: bool = False,
+    max_cluster_size: float = np.inf,
+) -> Clustering:
+    """The clusters of a tree, weighing at least min_cluster_size and (with `eom`) at most max_cluster_size.
+
+    selection: `eom`, the clusters of the greatest excess of mass, or `leaf`, the finest. epsilon: clusters that
+    part below this distance stay together (Malzer and Baum 2020). allow_single_cluster: the whole may be one.
+    """
+    if min_cluster_size < 2:
+        raise ConfigError(f"min_cluster_size must be 2 or more; got {min_cluster_size}")
+    if epsilon < 0:
+        raise ConfigError(f"epsilon must be 0 or more; got {epsilon}")
+    count = len(tree.weights)
+    if count < 2:
+        return _single_leaf(tree, min_cluster_size)
+    left, right = _native.merge_nodes(tree.edges)
+    condensed = _native.condense(
+        left, right, tree.distances, tree.weights, tree.cores, float(min_cluster_size)
+    )
+    chosen = select_clusters(
+        condensed,
+        selection=selection,
+        epsilon=epsilon,
+        allow_single_cluster=allow_single_cluster,
+        max_cluster_size=max_cluster_size,
+    )
+    labels, probabilities = _leaf_labels(condensed, chosen, epsilon)
+    labels, order = number_by_weight(labels, tree.weights, len(chosen))
+    persistences = condensed["stability"][chosen[order]]
+    return _on_rows(tree, labels, probabilities, persistences)
+
+
+def first_parting(tree: Tree, least: float) -> tuple[Ints, float] | None:
+    """Where the whole first comes apart into two parts that weigh `least`: 0 or 1 for each row, -1 in neither, and
+    the distance between the parts. None where it never does."""
+    if len(tree.weights) < 2:
+        return None
+    condensed = _condense(tree, least)
+    if len(condensed["parent"]) == 1:
+        return None
+    labels, probabilities = _leaf_labels(condensed, np.array([1, 2]), 0.0)
+    return _on_rows(tree, labels, probabilities, np.zeros(0)).labels, 1 / float(condensed["birth"][1])
+
+
+def number_by_weight(labels: Ints, weights: Floats, count: int) -> tuple[Ints, Ints]:
+    """Labels renumbered by falling weight, ties by the old number; and the old number of each new one."""
+    total = np.bincount(labels[labels >= 0], weights=weights[labels >= 0], minlength=count)
+    order = np.lexsort((np.arange(count), -total))
+    renamed = np.full(count + 1, -1, dtype=np.int64)  # the last entry is that of label -1
+    renamed[order] = np.arange(count)
+    return renamed[labels], order
+
+
+def _leaves(points: ArrayLike, weights: ArrayLike | None) -> tuple[Ints, Floats, Floats]:
+    """Different finite points of positive weight: each row's leaf [N], the leaves' positions and weights [L]."""
+    rows = np.ascontiguousarray(points, dtype=np.float64)
+    if rows.ndim != 2:
+        raise ConfigError(f"points to cluster must be [N, D]; got {list(rows.shape)}")
+    masses = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if masses.shape != rows.shape[:1] or (masses < 0).any():
+        raise ConfigError(
+            f"weights must be {len(rows)} numbers of 0 or more; "
+            f"got {list(masses.shape)}, least {masses.min(initial=0)}"
+        )
+    used = np.flatnonzero(np.isfinite(rows).all(axis=1) & np.isfinite(masses) & (masses > 0))
+    group, first = _native.group_equal_rows(rows[used])
+    leaf = np.full(len(rows), -1, dtype=np.int64)
+    leaf[used] = group
+    summed = np.bincount(group, weights=masses[used], minlength=len(first)).astype(np.float64)
+    return leaf, rows[used][first], summed
+
+
+def _cores(
+    search: NeighbourSearch, ids: Ints, distances: Floats, weights: Floats, min_samples: float
+) -> Floats:
+    """Core distances; rows whose neighbours are too light look further, at most at everything."""
+    rows = np.arange(len(ids))
+    cores = _native.core_distances(ids, distances, rows, weights, float(min_samples))
+    short, k = np.flatnonzero(np.isinf(cores)), ids.shape[1]
+    while len(short) and k < len(weights) - 1:
+        k = min(4 * k, len(weights) - 1)
+        more = search.query(k, short)
+        cores[short] = _native.core_distances(more.ids, more.distances, short, weights, float(min_samples))
+        short = short[np.isinf(cores[short])]
+    if len(short):  # all points together weigh less than min_samples, or FAISS found no more
+        more = search.query(k, short)
+        cores[short] = np.where(more.ids >= 0, more.distances, 0).max(axis=1)
+    return cores
+
+
+def _condense(tree: Tree, least: float) -> dict[str, NDArray[Any]]:
+    left, right = _native.merge_nodes(tree.edges)
+    return _native.condense(left, right, tree.distances, tree.weights, tree.cores, float(least))
+
+
+def _leaf_labels(condensed: dict[str, NDArray[Any]], chosen: Ints, epsilon: float) -> tuple[Ints, Floats]:
+    """Label and probability of each leaf for the chosen clusters."""
+    label_of = np.full(len(condensed["parent"]), -1, dtype=np.int64)
+    label_of[chosen] = np.arange(len(chosen))
+    for cluster, parent in enumerate(condensed["parent"]):  # parents come first
+        if parent >= 0 and label_of[cluster] < 0:
+            label_of[cluster] = label_of[parent]
+    density = condensed["point_lambda"]
+    labels = label_of[condensed["point_cluster"]]
+    if len(chosen) == 1 and chosen[0] == 0:
+        # The whole is the cluster: as in `hdbscan`, what leaves before it parts, or before epsilon, is noise.
+        labels[density < (1 / epsilon if epsilon > 0 else condensed["death"][0])] = -1
+    peak = condensed["death"][chosen[labels]] if len(chosen) else np.ones(len(labels))
+    return labels, np.where(labels >= 0, np.minimum(density / np.where(peak > 0, peak, 1), 1), 0)
+
+
+def _single_leaf(tree: Tree, min_cluster_size: float) -> Clustering:
+    whole = len(tree.weights) == 1 and tree.weights[0] >= min_cluster_size
+    labels = np.full(len(tree.weights), 0 if whole else -1, dtype=np.int64)
+    return _on_rows(tree, labels, (labels + 1).astype(np.float64), np.zeros(int(whole)))
+
+
+def _on_rows(tree: Tree, labels: Ints, probabilities: Floats, persistences: Floats) -> Clustering:
+    """Spread what holds for leaves to the rows that were given."""
+    row_labels = np.append(labels, -1)[tree.leaf]
+    return Clustering(row_labels, np.append(probabilities, 0.0)[tree.leaf], persistences, tree)

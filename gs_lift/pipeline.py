@@ -1,0 +1,315 @@
+"""The line from a scene folder to scores: each stage skips what is done, resumes what was begun."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from gs_lift import __version__, ply
+from gs_lift.checkpoint import Checkpoints
+from gs_lift.clustering import cluster
+from gs_lift.config import Config, config_hash
+from gs_lift.datasets import load_scene
+from gs_lift.errors import RunError
+from gs_lift.evaluation import Scores, evaluate, panoptic, views_of_instances
+from gs_lift.files import write_atomic, write_text_atomic
+from gs_lift.fitting import fit
+from gs_lift.gaussians import Gaussians
+from gs_lift.lifting import lift
+from gs_lift.points import initial_points
+from gs_lift.rendering import render
+from gs_lift.report import Strip, contact_sheet, depth_picture, label_picture, write_picture
+from gs_lift.run import Run, open_run, sha256, start_run
+from gs_lift.scene import Scene
+from gs_lift.segmentation import Embeddings, Instances
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int, dict[str, float]], None]
+
+LOG_EVERY = 20
+"""Steps between two lines of metrics.jsonl."""
+
+
+class Reporter(Protocol):
+    """What the pipeline tells whoever started it."""
+
+    def stage(self, name: str, total: int | None) -> AbstractContextManager[OnStep]:
+        """A stage of `total` steps begins; the OnStep may raise KeyboardInterrupt to stop it cleanly."""
+        ...
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+        ...
+
+
+class SilentReporter:
+    """Tells nobody."""
+
+    @contextmanager
+    def stage(self, name: str, total: int | None) -> Iterator[OnStep]:
+        yield lambda step, figures: None
+
+    def say(self, text: str) -> None:
+        log.info(text)
+
+
+def fit_run(
+    scene_path: Path,
+    config: Config,
+    *,
+    folder: Path | None = None,
+    splat: Path | None = None,
+    overwrite: bool = False,
+    resume: bool = True,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Fit a scene (or take `splat`), lift its segments, and leave both in the run folder, `runs/<scene>` by default.
+
+    Raises SceneError, SplatError, ConfigError or RunError before any old result is touched.
+    """
+    reporter = reporter or SilentReporter()
+    config = config.resolved()
+    scene = load_scene(scene_path, config.data)
+    given = ply.read_splat(splat) if splat else None
+    run = start_run(
+        folder or Path("runs") / scene.name,
+        scene.name,
+        scene_path.resolve(),
+        splat.resolve() if splat else None,
+        config,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    if given is not None:
+        if not run.done("fit"):
+            ply.write_splat(run.result("fit"), given)
+    else:
+        _fit_stage(run, scene, config, reporter)
+    _lift_stage(run, scene, config, reporter)
+    return run
+
+
+@contextmanager
+def _timed(run: Run, stage: str, total: int | None, reporter: Reporter) -> Iterator[OnStep]:
+    """The OnStep of a stage: shown, logged, and its seconds kept whether it ends or is stopped."""
+    start = time.perf_counter()
+    with reporter.stage(stage, total) as shown:
+
+        def on_step(step: int, figures: dict[str, float]) -> None:
+            if step % LOG_EVERY == 0 or step == total:
+                run.log(stage, step, figures)
+            shown(step, figures)
+
+        try:
+            yield on_step
+        finally:
+            run.add_seconds(stage, time.perf_counter() - start)
+
+
+def _fit_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> None:
+    if run.done("fit"):
+        reporter.say(f"fit: done before ({run.result('fit')})")
+        return
+    points, colors = _starting_points(run, scene, config, reporter)
+    scene = replace(scene, points=points, colors=colors)
+    with _timed(run, "fit", config.fit.steps, reporter) as on_step:
+        checkpoints = Checkpoints(run.checkpoints("fit"), config.checkpoint_every)
+        gaussians = fit(
+            scene,
+            config.fit,
+            backend=config.backend,
+            device=config.device,
+            seed=config.seed,
+            checkpoints=checkpoints,
+            on_step=on_step,
+        )
+        ply.write_splat(run.result("fit"), gaussians.detach().to("cpu"))
+        checkpoints.clear()
+
+
+def _starting_points(
+    run: Run, scene: Scene, config: Config, reporter: Reporter
+) -> tuple[torch.Tensor, torch.Tensor]:
+    path = run.result("points")
+    if not path.exists():
+        with _timed(run, "points", None, reporter) as on_step:
+            points, colors = initial_points(
+                scene, config.data.init, seed=config.seed, workdir=run.folder / "points", on_step=on_step
+            )
+            arrays = {"points": points.numpy(), "colors": colors.numpy()}
+            write_atomic(path, lambda file: np.savez(file, **arrays))
+    with np.load(path, allow_pickle=False) as saved:
+        return torch.from_numpy(saved["points"]), torch.from_numpy(saved["colors"])
+
+
+def _lift_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> None:
+    if run.done("lift"):
+        reporter.say(f"lift: done before ({run.result('lift')})")
+        return
+    # From the file, not from memory: a resumed run and an uninterrupted one start from the same numbers.
+    gaussians = ply.read_splat(run.result("fit")).to(config.device)
+    with _timed(run, "lift", config.lift.steps, reporter) as on_step:
+        checkpoints = Checkpoints(run.checkpoints("lift"), config.checkpoint_every)
+        embeddings = lift(
+            scene,
+            gaussians,
+            config.lift,
+            backend=config.backend,
+            seed=config.seed,
+            checkpoints=checkpoints,
+            on_step=on_step,
+        )
+        tensors = {name: tensor.detach().cpu() for name, tensor in vars(embeddings).items()}
+        write_atomic(run.result("lift"), lambda file: torch.save(tensors, file))
+        checkpoints.clear()
+
+
+def read_gaussians(run: Run) -> Gaussians:
+    """The Gaussians of a run. Raises RunError if they are not fitted yet."""
+    _require(run, "fit")
+    return ply.read_splat(run.result("fit"))
+
+
+def read_embeddings(run: Run) -> Embeddings:
+    """The embeddings of a run. Raises RunError if nothing was lifted yet."""
+    _require(run, "lift")
+    return Embeddings(**torch.load(run.result("lift"), weights_only=True))
+
+
+def read_instances(run: Run) -> Instances:
+    """The instances of a run. Raises RunError if it was not segmented yet."""
+    _require(run, "segment")
+    return Instances(**torch.load(run.result("segment"), weights_only=True))
+
+
+def _require(run: Run, stage: str) -> None:
+    if not run.done(stage):
+        command = {"fit": f"fit {run.scene}", "lift": f"fit {run.scene}", "segment": f"segment {run.folder}"}[
+            stage
+        ]
+        raise RunError(f"{run.folder}: {stage} is not finished; run `gslift {command}`")
+
+
+def read_scene(run: Run) -> Scene:
+    """The scene that a run was made from, read anew."""
+    return load_scene(run.scene, run.config.data)
+
+
+def segment_run(run: Run, *, reporter: Reporter | None = None) -> Instances:
+    """Cluster the embeddings of a run into instances, once."""
+    reporter = reporter or SilentReporter()
+    if not run.done("segment"):
+        config = run.config
+        gaussians, embeddings = read_gaussians(run), read_embeddings(run)
+        classes = read_scene(run).classes
+        with _timed(run, "segment", None, reporter):
+            instances = cluster(embeddings, gaussians, classes, config.cluster, seed=config.seed)
+            write_atomic(run.result("segment"), lambda file: torch.save(vars(instances), file))
+    return read_instances(run)
+
+
+def write_outputs(run: Run, out: Path) -> list[Path]:
+    """labels.ply at `out` with labels.json and instances.ply beside it; the paths that were written."""
+    config, gaussians, instances = run.config, read_gaussians(run), read_instances(run)
+    embeddings = read_embeddings(run)
+    described = out.with_suffix(".json")
+    painted = out.with_name("instances.ply" if out.stem == "labels" else f"{out.stem}_instances.ply")
+    comments = [
+        f"gs_lift {__version__}",
+        f"config {config_hash(config)}",
+        f"splat sha256 {run.record.get('splat_sha256') or sha256(run.result('fit'))}",
+        "frame world: the frame of the scene's camera poses",
+    ]
+    scene = read_scene(run)
+    views = views_of_instances(scene.train, gaussians, instances, backend=config.backend)
+    ply.write_labels(out, gaussians, instances, comments=comments)
+    write_text_atomic(
+        described, ply.labels_json(gaussians, instances, scene.classes, embeddings, views=views)
+    )
+    ply.write_instances(painted, gaussians, instances, comments=comments)
+    return [out, described, painted]
+
+
+def evaluate_run(run: Run, *, reporter: Reporter | None = None) -> Scores:
+    """Score a run on its scene's test views, segmenting it first if need be; also written to scores.json."""
+    reporter = reporter or SilentReporter()
+    config, scene = run.config, read_scene(run)
+    if not scene.test:
+        raise RunError(f"{run.scene}: no test views to score on")
+    gaussians, embeddings = read_gaussians(run), read_embeddings(run)
+    instances = segment_run(run, reporter=reporter)
+    with _timed(run, "eval", len(scene.test), reporter) as on_step:
+        scores = evaluate(scene, gaussians, embeddings, instances, backend=config.backend, on_step=on_step)
+    write_text_atomic(run.folder / "scores.json", json.dumps(asdict(scores), indent=1) + "\n")
+    return scores
+
+
+def write_contact_sheet(run: Run, path: Path, *, rows: int = 6) -> Path:
+    """A PNG of test views, side by side: image | truth | segments | our instances."""
+    scene, config = read_scene(run), run.config
+    gaussians, embeddings, instances = read_gaussians(run), read_embeddings(run), read_instances(run)
+    strips = []
+    # Test views have no segments to show, so training views stand between them.
+    for view in [one for pair in zip(scene.test, scene.train, strict=False) for one in pair][:rows]:
+        found = panoptic(view.camera, gaussians, embeddings, instances, scene.classes, backend=config.backend)
+        kind = "test" if view in scene.test else "training"
+        strips.append(
+            Strip(
+                name=f"{view.name} ({kind})",
+                image=view.image(),
+                truth=view.truth().instance if view.truth else None,
+                segments=view.segments().instance if view.segments and kind == "training" else None,
+                instances=found.instance,
+            )
+        )
+    contact_sheet(path, strips)
+    return path
+
+
+def render_run(run: Run, out: Path, *, reporter: Reporter | None = None) -> int:
+    """Write `<view>_color.png`, `_depth.png` and `_instances.png` for each test view; how many files that is."""
+    reporter = reporter or SilentReporter()
+    scene, config = read_scene(run), run.config
+    gaussians, embeddings = read_gaussians(run), read_embeddings(run)
+    instances = segment_run(run, reporter=reporter)
+    with reporter.stage("render", len(scene.test)) as on_step:
+        for step, view in enumerate(scene.test, start=1):
+            seen = render(gaussians, view.camera, render_mode="RGB+ED", backend=config.backend)
+            found = panoptic(
+                view.camera, gaussians, embeddings, instances, scene.classes, backend=config.backend
+            )
+            assert seen.depths is not None
+            colors = (seen.colors.clamp(0, 1) * 255).round().byte().numpy()
+            write_picture(out / f"{view.name}_color.png", colors)
+            write_picture(out / f"{view.name}_depth.png", depth_picture(seen.depths, seen.alphas))
+            write_picture(
+                out / f"{view.name}_instances.png", label_picture(found.instance, seen.colors.clamp(0, 1))
+            )
+            on_step(step, {})
+    return 3 * len(scene.test)
+
+
+__all__ = [
+    "OnStep",
+    "Reporter",
+    "SilentReporter",
+    "evaluate_run",
+    "fit_run",
+    "open_run",
+    "read_embeddings",
+    "read_gaussians",
+    "read_instances",
+    "read_scene",
+    "render_run",
+    "segment_run",
+    "write_contact_sheet",
+    "write_outputs",
+]

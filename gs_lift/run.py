@@ -1,0 +1,178 @@
+"""A run folder: what one scene's stages leave behind, and whether a stage is still good.
+
+config.yaml     the settings that made it
+run.json        scene, splat, seconds and finished stages
+metrics.jsonl   figures of every loop
+points.npz      starting points         (stage points)
+splat.ply       the Gaussians           (stage fit)
+embeddings.pt   what lifting learnt     (stage lift)
+instances.pt    the objects             (stage segment)
+fit/ lift/      checkpoints while a stage runs
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gs_lift.config import Config, differences, dump_config, load_config
+from gs_lift.errors import RunError
+from gs_lift.files import write_text_atomic
+
+STAGES = ("points", "fit", "lift", "segment")
+"""In order; each reads what those before it wrote."""
+
+_RESULTS = {"points": "points.npz", "fit": "splat.ply", "lift": "embeddings.pt", "segment": "instances.pt"}
+_FIRST_STAGE = {"data": "points", "seed": "points", "fit": "fit", "lift": "lift", "cluster": "segment"}
+
+
+def stage_of_field(name: str) -> str:
+    """The first stage whose result a config field changes; `fit.steps` -> `fit`, `device` -> `fit`."""
+    return _FIRST_STAGE.get(name.split(".")[0], "fit")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. Every write is atomic, so the folder is usable after a kill at any moment."""
+
+    folder: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What run.json holds: scene, splat, seconds."""
+        try:
+            content = json.loads((self.folder / "run.json").read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{self.folder}: no readable run.json ({error}); make a run with `gslift fit SCENE`"
+            ) from None
+        if not isinstance(content, dict) or "scene" not in content:
+            raise RunError(
+                f"{self.folder}/run.json: wanted an object with a scene; start again with --overwrite"
+            )
+        return content
+
+    def write_record(self, **changes: Any) -> None:
+        content = (self.record if (self.folder / "run.json").exists() else {}) | changes
+        write_text_atomic(self.folder / "run.json", json.dumps(content, indent=1) + "\n")
+
+    @property
+    def name(self) -> str:
+        return str(self.record.get("name", self.folder.name))
+
+    @property
+    def scene(self) -> Path:
+        return Path(self.record["scene"])
+
+    @property
+    def config(self) -> Config:
+        return load_config(self.folder / "config.yaml")
+
+    def result(self, stage: str) -> Path:
+        """Where a stage puts its result; the stage is done when it exists."""
+        return self.folder / _RESULTS[stage]
+
+    def done(self, stage: str) -> bool:
+        return self.result(stage).exists()
+
+    def checkpoints(self, stage: str) -> Path:
+        return self.folder / stage
+
+    def forget(self, stage: str) -> None:
+        """Remove the results of `stage` and of all that follow from it."""
+        for later in STAGES[STAGES.index(stage) :]:
+            self.result(later).unlink(missing_ok=True)
+            shutil.rmtree(self.checkpoints(later), ignore_errors=True)
+        seconds = {name: s for name, s in self.seconds.items() if name in STAGES[: STAGES.index(stage)]}
+        self.write_record(seconds=seconds)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall time of each stage, summed over its starts."""
+        return dict(self.record.get("seconds", {}))
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        total = self.seconds
+        total[stage] = round(total.get(stage, 0.0) + seconds, 2)
+        self.write_record(seconds=total)
+
+    def log(self, stage: str, step: int, figures: dict[str, float]) -> None:
+        """Append a line to metrics.jsonl."""
+        line = json.dumps({"stage": stage, "step": step, "time": round(time.time(), 2), **figures})
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+
+def open_run(folder: Path) -> Run:
+    """An existing run. Raises RunError where there is none."""
+    if not (folder / "run.json").is_file():
+        raise RunError(f"{folder}: not a run folder (no run.json); make one with `gslift fit SCENE`")
+    return Run(folder)
+
+
+def latest_run(root: Path) -> Run:
+    """The run under `root` that was written to last."""
+    records = sorted(root.glob("**/run.json"), key=lambda path: path.stat().st_mtime_ns)
+    if not records:
+        raise RunError(f"{root}: no runs here; make one with `gslift fit SCENE`, or name its folder")
+    return Run(records[-1].parent)
+
+
+def start_run(
+    folder: Path, name: str, scene: Path, splat: Path | None, config: Config, *, overwrite: bool, resume: bool
+) -> Run:
+    """The run in `folder`, made or continued.
+
+    A folder that was made with another scene, splat or config is refused with the names of what differs, unless
+    `overwrite`: then the stages that the difference touches start again. `resume=False` starts all of them again.
+    """
+    run = Run(folder)
+    splat_sha256 = sha256(splat) if splat else None
+    identity = {"scene": str(scene), "splat": str(splat) if splat else None, "splat_sha256": splat_sha256}
+    if (folder / "run.json").exists():
+        _reconcile(run, identity, config, overwrite)
+        if not resume:
+            run.forget("points")
+            (folder / "metrics.jsonl").unlink(missing_ok=True)
+    elif folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder}: not empty and not a run; name another folder with --run")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(folder / "config.yaml", dump_config(config))
+    run.write_record(name=name, **identity)
+    return run
+
+
+def _reconcile(run: Run, identity: dict[str, str | None], config: Config, overwrite: bool) -> None:
+    """Refuse what differs by name, or with `overwrite` forget the stages that it touches."""
+    record = run.record
+    stages = []
+    changes = []
+    for key, value in identity.items():
+        if record.get(key) != value and not (
+            key == "splat" and record.get("splat_sha256") == identity["splat_sha256"]
+        ):
+            changes.append(f"{key} ({record.get(key)} -> {value})")
+            stages.append("points" if key == "scene" else "fit")
+    for name, (old, new) in differences(run.config, config).items():
+        changes.append(f"{name} ({old} -> {new})")
+        stages.append(stage_of_field(name))
+    if not changes:
+        return
+    if not overwrite:
+        raise RunError(
+            f"{run.folder}: made with other settings: {', '.join(changes)}; "
+            "use --overwrite to redo what they touch, or --run for another folder"
+        )
+    run.forget(min(stages, key=STAGES.index))
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,121 @@
+"""What a person sees while a stage runs: bars with rate and ETA on a terminal, plain lines elsewhere."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+PLAIN_EVERY_S = 15.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class _Rate(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="cyan")
+
+
+def _figures(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+class Interrupt:
+    """Turns the first Ctrl-C into a wish to stop at the next whole step; the second stops at once."""
+
+    def __init__(self) -> None:
+        self.wished = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.wished:
+            raise KeyboardInterrupt
+        self.wished = True
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM this way inside the block."""
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self.wished:
+            raise KeyboardInterrupt
+
+
+class TerminalReporter:
+    """The pipeline's Reporter on a rich console."""
+
+    def __init__(self, console: Console):
+        self.console = console
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)
+
+    @contextmanager
+    def stage(self, name: str, total: int | None) -> Iterator[Callable[[int, dict[str, float]], None]]:
+        """A bar, or a line now and then; the OnStep raises KeyboardInterrupt at a whole step after Ctrl-C."""
+        interrupt, start = Interrupt(), time.perf_counter()
+        show = self._bar if self.console.is_terminal else self._lines
+        with interrupt.installed(), show(name, total) as update:
+
+            def on_step(step: int, figures: dict[str, float]) -> None:
+                update(step, figures)
+                if interrupt.wished:
+                    raise KeyboardInterrupt
+
+            yield on_step
+        self.say(f"{name}: {time.perf_counter() - start:.1f} s")
+
+    @contextmanager
+    def _bar(self, name: str, total: int | None) -> Iterator[Callable[[int, dict[str, float]], None]]:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description:8}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(name, total=total, figures="")
+
+            def update(step: int, figures: dict[str, float]) -> None:
+                progress.update(task, completed=step, figures=_figures(figures))
+
+            yield update
+
+    @contextmanager
+    def _lines(self, name: str, total: int | None) -> Iterator[Callable[[int, dict[str, float]], None]]:
+        start = last = time.perf_counter()
+        first: int | None = None
+
+        def update(step: int, figures: dict[str, float]) -> None:
+            nonlocal last, first
+            first = step - 1 if first is None else first
+            now = time.perf_counter()
+            if now - last < PLAIN_EVERY_S:
+                return
+            last, rate = now, (step - first) / (now - start)
+            left = f", {(total - step) / rate:.0f} s left" if total else ""
+            self.say(f"{name}: {step}{f'/{total}' if total else ''}, {rate:.1f}/s{left}  {_figures(figures)}")
+
+        yield update

@@ -1,0 +1,199 @@
+"""The command line: every command once for real, and one line with exit code 2 for what a user gets wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from settings import TINY_SETTINGS
+
+SYNTH = ["--objects", "4", "--views", "10", "--size", "48", "--seed", "1", "--noise", "easy"]
+SETTINGS = [word for setting in TINY_SETTINGS for word in ("--set", setting)]
+
+
+def gslift(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gs_lift", *map(str, arguments)]
+    root = str(Path(__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a room, and a run of it under runs/."""
+    folder = tmp_path_factory.mktemp("workplace")
+    for arguments in (["synth", "room", *SYNTH], ["fit", "room", *SETTINGS]):
+        result = gslift(*arguments, cwd=folder)
+        assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_segment_and_eval_take_the_latest_run_and_write_what_they_say(workplace: Path) -> None:
+    segmented = gslift("segment", "--out", "out/labels.ply", cwd=workplace)
+    assert segmented.returncode == 0, segmented.stderr
+    assert {path.name for path in (workplace / "out").iterdir()} == {
+        "labels.ply",
+        "labels.json",
+        "instances.ply",
+    }
+    scored = gslift("eval", "--json", "scores.json", cwd=workplace)
+    assert scored.returncode == 0, scored.stderr
+    scores = json.loads((workplace / "scores.json").read_text())
+    figures = ["pq_scene", "sq", "rq", "pq_things", "pq_stuff", "miou", "psnr", "ssim", "objects_true", "objects_found", "gaussians"]
+    assert list(scores) == ["scenes", "mean"]
+    assert list(scores["scenes"][0]) == ["name", *figures, "seconds"]
+    assert scores["scenes"][0]["name"] == "room"
+    assert 0 <= scores["scenes"][0]["pq_scene"] <= 1
+    assert scores["scenes"][0]["objects_true"] == 4
+    assert {"fit", "lift", "segment"} <= set(scores["scenes"][0]["seconds"])
+
+
+def test_render_writes_image_depth_and_instances_of_every_test_view(workplace: Path) -> None:
+    result = gslift("render", "runs/room", "--out", "pictures", cwd=workplace)
+    assert result.returncode == 0, result.stderr
+    names = {path.name for path in (workplace / "pictures").iterdir()}
+    assert names == {
+        f"{view}_{what}.png" for view in ("00008", "00009") for what in ("color", "depth", "instances")
+    }
+    assert Image.open(workplace / "pictures" / "00008_color.png").size == (48, 48)
+
+
+def test_a_finished_run_is_not_done_again(workplace: Path) -> None:
+    before = (workplace / "runs/room/splat.ply").stat().st_mtime_ns
+    again = gslift("fit", "room", *SETTINGS, cwd=workplace)
+    assert again.returncode == 0
+    assert "done before" in again.stdout
+    assert (workplace / "runs/room/splat.ply").stat().st_mtime_ns == before
+
+
+def test_a_splat_is_lifted_onto_without_fitting(workplace: Path) -> None:
+    arguments = ["fit", "room", "--run", "runs/given", "--splat", "runs/room/splat.ply", *SETTINGS]
+    assert gslift(*arguments, cwd=workplace).returncode == 0
+    given, fitted = workplace / "runs/given/splat.ply", workplace / "runs/room/splat.ply"
+    assert given.read_bytes() == fitted.read_bytes()
+    assert (workplace / "runs/given/embeddings.pt").exists()
+    assert not (workplace / "runs/given/points.npz").exists()
+
+
+def test_a_data_set_is_evaluated_scene_by_scene_and_a_bad_scene_is_reported(
+    workplace: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(workplace / "room", tmp_path / "data" / "good")
+    shutil.copytree(workplace / "room", tmp_path / "data" / "bad")
+    (tmp_path / "data/bad/color/00003.png").write_bytes(b"not a picture")
+    shutil.copytree(workplace / "runs/room", tmp_path / "runs/messy_rooms/good")
+    # The scene moved and the settings are tiny: the run is refused, and says what differs.
+    result = gslift("eval", "--dataset", "messy_rooms", "--data", "data", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "scene bad failed" in result.stdout
+    assert "scene good failed" in result.stdout
+    assert "fit.steps (60 -> " in " ".join(result.stdout.split())
+
+
+def test_config_prints_what_it_reads(workplace: Path) -> None:
+    printed = gslift("config", "--set", "fit.steps=77", cwd=workplace)
+    assert "steps: 77" in printed.stdout
+    (workplace / "mine.yaml").write_text(printed.stdout)
+    assert gslift("config", "--config", "mine.yaml", cwd=workplace).stdout == printed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "nowhere"], "nowhere"),
+        (["fit", "room", "--set", "fit.step=3"], "no field fit.step. Did you mean 'fit.steps'?"),
+        (["fit", "room", "--set", "fit.steps=-5"], "fit.steps"),
+        (["fit", "room", "--config", "none.yaml"], "none.yaml: cannot be read"),
+        (["fit", "room", "--splat", "none.ply"], "none.ply"),
+        (["fit", "room", *SETTINGS, "--set", "seed=5"], "seed (0 -> 5); use --overwrite"),
+        (["fit", "room", "--colour", "red"], "--colour"),
+        (["fit"], "SCENE"),
+        (["segment", "nowhere", "--out", "labels.ply"], "nowhere: not a run folder"),
+        (["segment", "--out", "labels.txt"], ".ply"),
+        (["eval", "--dataset", "messy_rooms"], "--data DIR"),
+        (["eval", "--dataset", "imagenet", "--data", "."], "no dataset 'imagenet'; one of: messy_rooms"),
+        (["synth", "new", "--noise", "loud"], "loud"),
+        (["synth", "new", "--objects", "many"], "many"),
+        (["synth", "new", "--objects", "0"], "objects"),
+        (["render", "nowhere", "--out", "x"], "nowhere: not a run folder"),
+        (["dance"], "dance"),
+    ],
+    ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_answered_by_one_line_and_exit_code_2(
+    workplace: Path, arguments: list[str], message: str
+) -> None:
+    result = gslift(*arguments, cwd=workplace)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("gslift: ")
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr + result.stdout
+
+
+def break_image(room: Path) -> None:
+    (room / "color/00002.png").write_bytes((room / "color/00002.png").read_bytes()[:60])
+
+
+def shrink_mask(room: Path) -> None:
+    np.save(room / "detic_instance/00002.npy", np.zeros((7, 9), np.uint8))
+
+
+def spoil_pose(room: Path) -> None:
+    metadata = json.loads((room / "metadata.json").read_text())
+    metadata["camera"]["positions"][2][0] = float("nan")
+    (room / "metadata.json").write_text(json.dumps(metadata))
+
+
+def empty_scene(room: Path) -> None:
+    shutil.rmtree(room / "color")
+    (room / "color").mkdir()
+
+
+@pytest.mark.parametrize(
+    "harm", [break_image, shrink_mask, spoil_pose, empty_scene], ids=lambda f: f.__name__
+)
+def test_a_broken_scene_is_answered_by_one_line_and_exit_code_2(
+    workplace: Path, tmp_path: Path, harm
+) -> None:
+    shutil.copytree(workplace / "room", tmp_path / "room")
+    harm(tmp_path / "room")
+    result = gslift("fit", "room", *SETTINGS, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+    assert "room" in result.stderr
+
+
+def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(workplace: Path, tmp_path: Path) -> None:
+    root = str(Path(__file__).parent.parent)
+    command = [
+        sys.executable,
+        "-m",
+        "gs_lift",
+        "fit",
+        str(workplace / "room"),
+        *SETTINGS,
+        "--set",
+        "fit.steps=100000",
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    checkpoints = tmp_path / "runs/room/fit"
+    while not list(checkpoints.glob("step_*.pt")):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"the same command goes on from here" in errors
+    last = sorted(checkpoints.glob("step_*.pt"))[-1]
+    assert int(last.stem.split("_")[1]) % 20 in range(20)
+    assert not list(tmp_path.rglob("*.part*"))

@@ -1,0 +1,88 @@
+"""Killed anywhere, a run goes on and ends with the bytes of one that was never stopped."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gs_lift.pipeline import fit_run, segment_run, write_outputs
+from gs_lift.synthetic import SynthConfig, synthesize
+
+from settings import TINY, tiny_config
+
+KILLED = """
+import os, signal, sys
+from contextlib import contextmanager
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from gs_lift.pipeline import fit_run, segment_run
+from settings import tiny_config
+
+class Killer:
+    def say(self, text): pass
+
+    @contextmanager
+    def stage(self, name, total):
+        if (name, 0) == {where}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        def on_step(step, figures):
+            if (name, step) == {where}:
+                os.kill(os.getpid(), signal.SIGKILL)
+        yield on_step
+        if (name, -1) == {where}:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+run = fit_run(Path({room!r}), tiny_config(), folder=Path({folder!r}), reporter=Killer())
+segment_run(run, reporter=Killer())
+"""
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "room"
+    synthesize(folder, SynthConfig(**TINY), processes=1)
+    return folder
+
+
+def finish(room: Path, folder: Path) -> dict[str, bytes]:
+    """Run, or go on, to the end: the bytes of every output."""
+    run = fit_run(room, tiny_config(), folder=folder)
+    segment_run(run)
+    return {path.name: path.read_bytes() for path in write_outputs(run, folder / "labels.ply")}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(room: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return finish(room, tmp_path_factory.mktemp("runs") / "whole")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        ("points", 0),
+        ("fit", 0),
+        ("fit", 33),
+        ("fit", -1),
+        ("lift", 0),
+        ("lift", 47),
+        ("segment", 0),
+        ("segment", -1),
+    ],
+    ids=lambda where: f"{where[0]}-{where[1]}",
+)
+def test_a_killed_run_resumes_to_the_same_bytes(
+    room: Path, tmp_path: Path, uninterrupted: dict[str, bytes], where: tuple[str, int]
+) -> None:
+    folder = tmp_path / "run"
+    code = KILLED.format(tests=str(Path(__file__).parent), where=where, room=str(room), folder=str(folder))
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert finish(room, folder) == uninterrupted
+
+
+def test_two_whole_runs_give_the_same_bytes(
+    room: Path, tmp_path: Path, uninterrupted: dict[str, bytes]
+) -> None:
+    assert finish(room, tmp_path / "again") == uninterrupted

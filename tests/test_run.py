@@ -1,0 +1,87 @@
+"""Run folders: what is refused, what is redone, what is found again."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gs_lift.config import Config
+from gs_lift.errors import RunError
+from gs_lift.run import STAGES, Run, latest_run, open_run, start_run
+
+CONFIG = replace(Config(), device="cpu", backend="cpu")
+
+
+def start(folder: Path, config: Config = CONFIG, *, scene: str = "/room", overwrite: bool = False) -> Run:
+    return start_run(folder, "room", Path(scene), None, config, overwrite=overwrite, resume=True)
+
+
+def finish_all(run: Run) -> None:
+    for stage in STAGES:
+        run.result(stage).write_bytes(b"done")
+
+
+def test_the_same_settings_continue_and_keep_what_is_done(tmp_path: Path) -> None:
+    finish_all(start(tmp_path / "run"))
+    assert all(start(tmp_path / "run").done(stage) for stage in STAGES)
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    finish_all(start(tmp_path / "run"))
+    other = replace(CONFIG, lift=replace(CONFIG.lift, steps=7), seed=9)
+    with pytest.raises(RunError, match=r"seed \(0 -> 9\), lift.steps \(\d+ -> 7\); use --overwrite"):
+        start(tmp_path / "run", other)
+    with pytest.raises(RunError, match=r"scene \(/room -> /hall\)"):
+        start(tmp_path / "run", scene="/hall")
+    assert all(Run(tmp_path / "run").done(stage) for stage in STAGES)
+
+
+@pytest.mark.parametrize(
+    ("section", "kept"),
+    [("data", []), ("fit", ["points"]), ("lift", ["points", "fit"]), ("cluster", ["points", "fit", "lift"])],
+)
+def test_overwrite_redoes_what_the_change_touches(tmp_path: Path, section: str, kept: list[str]) -> None:
+    finish_all(start(tmp_path / "run"))
+    change = {
+        "data": replace(CONFIG.data, init="random"),
+        "fit": replace(CONFIG.fit, steps=11),
+        "lift": replace(CONFIG.lift, steps=11),
+        "cluster": replace(CONFIG.cluster, min_samples=11),
+    }[section]
+    run = start(tmp_path / "run", replace(CONFIG, **{section: change}), overwrite=True)
+    assert [stage for stage in STAGES if run.done(stage)] == kept
+    assert getattr(run.config, section) == change
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="not empty and not a run"):
+        start(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_seconds_add_up_over_starts(tmp_path: Path) -> None:
+    run = start(tmp_path / "run")
+    run.add_seconds("fit", 1.5)
+    run.add_seconds("fit", 2.0)
+    assert run.seconds == {"fit": 3.5}
+    run.forget("fit")
+    assert run.seconds == {}
+
+
+def test_the_latest_run_is_the_one_written_to_last(tmp_path: Path) -> None:
+    for seconds, name in [(200, "new"), (100, "old")]:
+        start(tmp_path / name)
+        os.utime(tmp_path / name / "run.json", (seconds, seconds))
+    assert latest_run(tmp_path).folder == tmp_path / "new"
+
+
+def test_a_missing_or_broken_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no runs here"):
+        latest_run(tmp_path)
+    with pytest.raises(RunError, match="not a run folder"):
+        open_run(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(RunError, match="no readable run.json"):
+        _ = open_run(tmp_path).scene
