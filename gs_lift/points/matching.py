@@ -1,9 +1,9 @@
 """Feature matching between images whose cameras are known.
 
-A point and the centres of two cameras span its epipolar plane. All such planes of a pair contain the baseline,
-so a plane is an angle about it, and a feature's match has the same angle: candidates are found by sorting angles,
-and descriptors decide among few. This gives more and cleaner matches than comparing all descriptors and then
-estimating what the cameras say already.
+A point and the centres of two cameras span its epipolar plane. All such planes of a pair contain the
+baseline, so a plane is an angle about it, and a feature's match has the same angle: candidates are found by
+sorting angles, and descriptors decide among few. This gives more and cleaner matches than comparing all
+descriptors and then estimating what the cameras say already.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Matches between pairs of images -> points seen by three images or more.
 
-Every match of a feature proposes a point. The proposal that most of the feature's other matches agree with wins,
-is refined by Gauss-Newton on the reprojection error, and takes its features away from lesser points. All sums run
-in a fixed order: the result is the same on any number of threads.
+Every match of a feature proposes a point. The proposal that most of the feature's other matches agree with
+wins, is refined by Gauss-Newton on the reprojection error, and takes its features away from lesser points.
+All sums run in a fixed order: the result is the same on any number of threads.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Points from the training photos and their cameras: SIFT matched along epipolar planes, then a plane sweep."""
+"""Points from the training photos and their cameras: SIFT matched on epipolar planes, then a plane sweep."""
 
 import logging
 from collections.abc import Callable
