@@ -227,7 +227,7 @@ def _object_scores(found: Tensor, true: Tensor, classes: Classes) -> dict[str, A
     judge = partial(pq_scene, found, true, things=classes.things, stuff=_stuff(classes))
     quality = judge()
     # What is found does not depend on whether its class is too rare for the mean.
-    every = judge(minimum_share=0).classes
+    every = judge(minimum_share=0.0).classes
     confusion = Confusion(len(classes))
     confusion.update(found[:, 0], true[:, 0])
     return {

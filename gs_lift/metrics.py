@@ -41,7 +41,7 @@ def ssim(
     window = window / window.sum()
     margin = 5 if padding == "same" else 0
 
-    def blur(values: Float[Tensor, "B H W"]) -> Float[Tensor, "B H W"]:
+    def blur(values: Float[Tensor, "B rows columns"]) -> Float[Tensor, "B ..."]:
         rows = torch.nn.functional.conv2d(values[:, None], window.view(1, 1, 11, 1), padding=(margin, 0))
         return torch.nn.functional.conv2d(rows, window.view(1, 1, 1, 11), padding=(0, margin))[:, 0]
 

@@ -22,7 +22,7 @@ def random_gaussians(
     scales: tuple[float, float] = (0.02, 0.3),
     opacities: tuple[float, float] = (0.1, 0.95),
 ) -> Gaussians:
-    """Gaussians in a cube of half side `spread` around the origin; each axis log-uniform between `scales`, float64."""
+    """Gaussians in a cube of half side `spread` around the origin; axes log-uniform in `scales`; float64."""
     generator = torch.Generator().manual_seed(seed)
     low, high = torch.tensor(scales, dtype=torch.float64).log().tolist()
     terms = (sh_degree + 1) ** 2
@@ -37,7 +37,7 @@ def random_gaussians(
 
 
 def random_camera(seed: int, width: int, height: int, *, distance: float = 3.0) -> Camera:
-    """At `distance` from the origin, which it sees near its centre; principal point and focal lengths a little off."""
+    """At `distance` from the origin, which it sees near its centre; its principal point is a little off."""
     generator = torch.Generator().manual_seed(seed)
     position = (
         torch.nn.functional.normalize(torch.randn(3, generator=generator, dtype=torch.float64), dim=0)

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gs_lift.clustering.density import Clustering, Tree, cluster_points, recut, spanning_tree
+from gs_lift.clustering.reference import tree_of_merges
 from gs_lift.errors import ConfigError
 
 Floats = NDArray[np.float64]
@@ -31,18 +32,6 @@ def oracle(points: Floats, **options: object):  # type: ignore[no-untyped-def]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return hdbscan.HDBSCAN(gen_min_span_tree=True, **options).fit(points)
-
-
-def tree_of(fitted, core: Floats) -> Tree:  # type: ignore[no-untyped-def]
-    """hdbscan's own merges as our Tree: a merge's edge joins any two leaves of its sides."""
-    merges = fitted.single_linkage_tree_.to_numpy()
-    count = len(merges) + 1
-    leaf = list(range(count))
-    edges = np.zeros((count - 1, 2), dtype=np.int64)
-    for m, (left, right, _, _) in enumerate(merges):
-        edges[m] = leaf[int(left)], leaf[int(right)]
-        leaf.append(leaf[int(left)])
-    return Tree(np.arange(count), np.ones(count), core, edges, merges[:, 2].copy())
 
 
 def agree(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> int:
@@ -101,7 +90,7 @@ def test_hdbscans_tree_gives_hdbscans_labels_and_probabilities(
         max_cluster_size=max_cluster_size,
     )
     ours = recut(
-        tree_of(fitted, np.zeros(800)),
+        tree_of_merges(fitted.single_linkage_tree_.to_numpy()),
         min_cluster_size=11,
         selection=selection,
         allow_single_cluster=allow_single_cluster,

@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from gsplat.strategy import DefaultStrategy
 
 from gs_lift.errors import ConfigError, pick
 from gs_lift.fitting import STRATEGIES, FitConfig
-from gs_lift.fitting.default import Default
+from gs_lift.fitting.default import Default, _Capped
 from gs_lift.fitting.mcmc import MCMC, MOST_COPIES, add, relocate, shake, shared
 from gs_lift.fitting.optimizer import RowAdam
 from gs_lift.fitting.strategies import Moment, Optimizers, Parameters, seed_of
@@ -35,7 +37,7 @@ def make_parameters(count: int, seed: int = 0) -> tuple[Parameters, Optimizers]:
     return parameters, optimizers
 
 
-def info_with(gradients: torch.Tensor, radii: torch.Tensor) -> dict[str, object]:
+def info_with(gradients: torch.Tensor, radii: torch.Tensor) -> dict[str, Any]:
     """What a 200 x 100 rasterization leaves behind whose gradients by means2d [1 N 2] are these, in pixels."""
     means2d = torch.zeros_like(gradients).requires_grad_()
     means2d.grad = gradients
@@ -57,6 +59,22 @@ def refine(
     info = info_with(gradients, torch.full((1, count, 2), 3, dtype=torch.int32))
     strategy.after_step(parameters, optimizers, state, info, Moment(step=10, means_lr=1e-3, seed=0))
     return before, parameters, optimizers
+
+
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_running_sums_are_those_of_gsplat(absgrad: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parameters, _ = make_parameters(40)
+    ours, theirs = (make(absgrad=absgrad) for make in (_Capped, DefaultStrategy))
+    states = ours.initialize_state(), theirs.initialize_state()
+    for _ in range(3):
+        radii = torch.randint(-1, 3, (1, 40, 2), generator=generator, dtype=torch.int32)
+        info = info_with(torch.randn(1, 40, 2, generator=generator), radii)
+        info["means2d"].absgrad = torch.rand(1, 40, 2, generator=generator)
+        for rules, state in zip((ours, theirs), states, strict=True):
+            rules._update_state(parameters, state, {**info, "gaussian_ids": None})
+    assert torch.equal(states[0]["count"], states[1]["count"])
+    torch.testing.assert_close(states[0]["grad2d"], states[1]["grad2d"])
 
 
 def test_small_gaussians_that_the_image_pulls_are_cloned() -> None:

@@ -111,7 +111,7 @@ def test_an_object_that_is_mostly_predicted_void_is_not_missed() -> None:
 def test_a_rare_class_is_dropped_unless_asked_for() -> None:
     truth, pred = pixels((0, -1, 996), (1, 0, 4)), pixels((0, -1, 996), (1, 0, 4))
     assert set(quality(pred, truth).classes) == {0}
-    assert set(quality(pred, truth, minimum_share=0).classes) == {0, 1}
+    assert set(quality(pred, truth, minimum_share=0.0).classes) == {0, 1}
 
 
 def test_a_class_that_is_never_predicted_counts_as_zero() -> None:

@@ -37,7 +37,7 @@ def same(one: Gaussians, other: Gaussians) -> bool:
 
 def instances_of(labels: list[int], classes: list[int]) -> Instances:
     ids = torch.tensor(labels)
-    return Instances(ids, torch.where(ids >= 0, 0.75, 0.0), torch.tensor(classes), {})
+    return Instances(ids, torch.where(ids >= 0, 0.75, 0.0), torch.tensor(classes, dtype=torch.int64), {})
 
 
 def rewritten(path: Path, order: list[str], **how: object) -> Path:

@@ -1,7 +1,7 @@
 """Every backend gives the oracle's numbers: images, gradients, radii and blending weights, on random scenes.
 
-The oracle runs in float64, a backend in float32. Rasterizing is discontinuous where a pair's alpha is 1/255 or at the
-clamp and where a pixel's transmittance ends: pixels within `margin` of one of these carry no weight in the comparison.
+The oracle runs in float64, a backend in float32. Rasterizing jumps where a pair's alpha is 1/255 or clamped,
+and where transmittance ends: pixels within `margin` of one of these are not compared.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ EVERY_BACKEND = pytest.mark.parametrize(
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of Gaussians, and what float32 makes of it: relative error of a gradient, absolute of a colour."""
+    """A kind of Gaussians, and what float32 makes of it: the error that a gradient may have."""
 
     gaussians: Gaussians
     margin: float = 1e-3
@@ -47,7 +47,7 @@ CASES = {
     "opaque": Case(random_gaussians(2, 200, opacities=(0.99, 0.9999), scales=(0.1, 0.5))),
     "faint": Case(random_gaussians(3, 200, opacities=(0.001, 0.02))),
     "huge": Case(random_gaussians(4, 30, scales=(1.0, 20.0))),
-    "tiny": Case(random_gaussians(5, 200, scales=(1e-5, 1e-3))),
+    "tiny": Case(random_gaussians(5, 200, scales=(1e-4, 2e-2))),
     "needles": Case(random_gaussians(6, 100, scales=(1e-4, 1.0)), margin=1e-2, tolerance=1e-2),
     "around the camera": Case(random_gaussians(7, 200, spread=3.0), distance=0.5),
 }
@@ -160,7 +160,7 @@ def compare(
     }
 
 
-def two_cameras(case: Case, width: int = 37, height: int = 53) -> list[Camera]:
+def two_cameras(case: Case, width: int = 29, height: int = 21) -> list[Camera]:
     return [random_camera(seed, width, height, distance=case.distance) for seed in (10, 11)]
 
 
@@ -170,7 +170,8 @@ def test_images_and_gradients_are_the_oracles(backend: str, name: str) -> None:
     case = CASES[name]
     colors = case.gaussians.sh
     backgrounds = uniform(torch.Generator().manual_seed(20), 2, 3)
-    compare(backend, case, colors, two_cameras(case), seed=21, sh_degree=1, backgrounds=backgrounds)
+    cameras = two_cameras(case, 37, 53)
+    compare(backend, case, colors, cameras, seed=21, sh_degree=1, backgrounds=backgrounds)
 
 
 @EVERY_BACKEND
@@ -188,9 +189,7 @@ def test_any_number_of_channels(backend: str, channels: int) -> None:
 @pytest.mark.parametrize(("degree", "stored"), [(0, 0), (0, 3), (1, 3), (2, 2), (2, 3), (3, 3)])
 def test_spherical_harmonics_of_every_degree(backend: str, degree: int, stored: int) -> None:
     gaussians = random_gaussians(8, 100, sh_degree=stored)
-    compare(
-        backend, Case(gaussians), gaussians.sh, two_cameras(CASES["plain"], 33, 20), seed=24, sh_degree=degree
-    )
+    compare(backend, Case(gaussians), gaussians.sh, two_cameras(CASES["plain"]), seed=24, sh_degree=degree)
 
 
 @EVERY_BACKEND
@@ -198,7 +197,7 @@ def test_spherical_harmonics_of_every_degree(backend: str, degree: int, stored: 
 def test_depth_in_every_render_mode(backend: str, render_mode: str) -> None:
     case = replace(CASES["plain"], tolerance=5e-3)
     backgrounds = torch.full((2, 3), 0.5, dtype=torch.float64)
-    cameras = two_cameras(case, 40, 24)
+    cameras = two_cameras(case)
     options = {"render_mode": render_mode, "sh_degree": 1}
     compare(backend, case, case.gaussians.sh, cameras, seed=25, **options)
     compare(backend, case, case.gaussians.sh, cameras, seed=26, backgrounds=backgrounds, **options)
@@ -231,6 +230,27 @@ def test_antialiasing_weakens_small_gaussians(backend: str, name: str) -> None:
 def test_absgrad_sums_what_the_gradient_cancels(backend: str) -> None:
     case, cameras = CASES["plain"], two_cameras(CASES["plain"])
     compare(backend, case, case.gaussians.sh, cameras, seed=29, sh_degree=1, absgrad=True)
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_info_is_what_gsplats_strategies_read(backend: str, absgrad: bool) -> None:
+    from gsplat import DefaultStrategy
+
+    gaussians, cameras = CASES["around the camera"].gaussians, two_cameras(CASES["around the camera"])
+    arguments = inputs(gaussians, gaussians.sh, cameras, like(backend))
+    images, _, info = rasterize(**arguments, sh_degree=1, absgrad=absgrad, backend=backend)
+    strategy = DefaultStrategy(absgrad=absgrad, refine_scale2d_stop_iter=10)
+    state = strategy.initialize_state()
+    parameters = {"means": arguments["means"]}
+    strategy.step_pre_backward(parameters, {}, state, 1, info)
+    images.square().sum().backward()
+    strategy.step_post_backward(parameters, {}, state, 1, info)
+    views = (info["radii"] > 0).all(dim=-1).sum(dim=0)
+    assert 0 < views.sum() < 2 * len(gaussians)
+    assert torch.equal(state["count"], views.float())
+    assert (state["grad2d"] > 0).sum() > 20
+    assert (state["grad2d"][views == 0] == 0).all()
 
 
 @EVERY_BACKEND
@@ -271,7 +291,7 @@ def test_equal_depths_keep_the_order_of_the_gaussians(backend: str) -> None:
         height=8,
     )
     gaussians = Gaussians.from_points(torch.tensor([[0.0, 0, 2]] * 3), torch.zeros(3, 3), opacity=0.5)
-    gaussians.log_scales = torch.full((3, 3), 0.0)
+    gaussians.log_scales = torch.full((3, 3), 2.0)
     arguments = inputs(gaussians, torch.eye(3), [camera], like(backend))
     images, _, _ = rasterize(**arguments, backend=backend)
     # Wide enough to be flat at the centre: 1/2, then half of what is left, then half of that.
@@ -337,9 +357,8 @@ def test_weights_are_the_oracles_and_stand_front_to_back(backend: str) -> None:
     case, camera = CASES["plain"], random_camera(18, 32, 30)
     weights = blending_weights(placed(case.gaussians, backend), camera, minimum=0.0, backend=backend)
     wanted = blending_weights(case.gaussians, camera, minimum=0.0, backend="reference")
-    _, _, info = rasterize(
-        **inputs(case.gaussians, case.gaussians.sh, [camera], torch.zeros(()).double()), sh_degree=1
-    )
+    exact = inputs(case.gaussians, case.gaussians.means, [camera], torch.zeros((), dtype=torch.float64))
+    _, _, info = rasterize(**exact, backend="reference")
     steady = steady_pixels(info, case.margin).flatten()
     torch.testing.assert_close(dense(weights)[steady], dense(wanted)[steady], atol=1e-5, rtol=0)
     depths = info["depths"][0].detach()
@@ -394,7 +413,7 @@ def test_render_gives_depth_where_the_mode_has_it() -> None:
     assert rgb.depths is None
     assert torch.equal(both.colors, rgb.colors)
     assert depth.colors.shape == (16, 20, 0)
-    assert torch.equal(depth.depths, both.depths)
+    torch.testing.assert_close(depth.depths, both.depths)
     assert 2 < both.depths[8, 10] < 4
 
 

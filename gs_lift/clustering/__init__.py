@@ -1,0 +1,147 @@
+"""Embeddings -> instances: HDBSCAN over the Gaussians of things, then what clustering alone cannot know.
+
+`cluster` is the stage of the line. `cluster_points` clusters any array; `recut` cuts its tree again.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gs_lift.clustering.density import (
+    Clustering,
+    Tree,
+    cluster_points,
+    number_by_weight,
+    recut,
+    spanning_tree,
+)
+from gs_lift.clustering.instances import (
+    NOBODY,
+    Things,
+    assign_noise,
+    split_apart,
+    things_of,
+    vote_classes,
+)
+from gs_lift.errors import pick
+from gs_lift.gaussians import Gaussians
+from gs_lift.segmentation import Classes, Embeddings, Instances
+
+__all__ = [
+    "CLUSTERERS",
+    "ClusterConfig",
+    "Clustering",
+    "Tree",
+    "cluster",
+    "cluster_points",
+    "recut",
+    "saved_tree",
+    "spanning_tree",
+]
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """How Gaussians become instances. A Gaussian weighs its visibility relative to the mean: 1 is a typical one."""
+
+    method: str = "hdbscan_faiss"
+    """`hdbscan_faiss`: ours; `hdbscan`: the package, exact, slow and without weights, to compare with."""
+    min_thing: float = 0.5
+    """Probability of all thing classes together from which a Gaussian can belong to an instance."""
+    min_visibility: float = 0.3
+    """Total blending weight, in pixels of all training views, up to which a Gaussian stays out: it learnt nothing."""
+    min_share: float = 0.001
+    """Least weight of an instance as a share of all Gaussians of things."""
+    min_size: float = 20.0
+    """Least weight of an instance where the share comes to less."""
+    min_samples: float = 5.0
+    """Weight of the neighbours that make a Gaussian dense; more smooths small instances away."""
+    selection: str = "eom"
+    """`eom`: the clusters of the greatest excess of mass; `leaf`: the finest, which cuts uneven objects to pieces."""
+    epsilon: float = 0.0
+    """Clusters whose embeddings part below this distance stay one."""
+    split_gap: float = 1.0
+    """Cut an instance at a gap in space this many times as wide as its smaller side's radius; 0 = never."""
+    noise_spread: float = 6.0
+    """Noise joins an instance at most this many of its radii away in the embedding; 0 = never."""
+    noise_agreement: float = 0.4
+    """Share of the weight around it in space that must belong to the instance that noise joins."""
+
+    def least_weight(self, things: int) -> float:
+        """Least weight of an instance among so many Gaussians of things."""
+        return max(self.min_size, self.min_share * things)
+
+
+def cluster(
+    embeddings: Embeddings,
+    gaussians: Gaussians,
+    classes: Classes,
+    config: ClusterConfig | None = None,
+    *,
+    seed: int = 0,
+) -> Instances:
+    """The objects among the Gaussians.
+
+    All thing classes are clustered together and the class is voted afterwards: the embeddings are learnt without
+    classes, and an object whose class wavers would come apart. Instances.tree holds the clusters' spanning tree
+    (see `saved_tree`). The same on every run; `seed` is for clusterers that draw at random.
+
+    Raises ConfigError for an unknown method, BackendError where FAISS is missing.
+    """
+    config = config or ClusterConfig()
+    clusterer = pick(CLUSTERERS, config.method, "cluster.method")
+    things = things_of(embeddings, gaussians, classes, config.min_thing, config.min_visibility)
+    found = clusterer(things, config, seed)
+    labels, scores = found.labels, found.probabilities
+    if config.split_gap > 0:
+        labels = split_apart(things, labels, config.split_gap, config.least_weight(len(things)))
+        scores = np.where(labels == NOBODY, 0.0, scores)
+    if config.noise_spread > 0:
+        labels, scores = assign_noise(things, labels, scores, config.noise_spread, config.noise_agreement)
+    count = int(labels.max(initial=NOBODY)) + 1
+    labels, _ = number_by_weight(labels, np.ones(len(things)), count)
+    return Instances(
+        labels=torch.from_numpy(things.spread(labels, NOBODY)),
+        scores=torch.from_numpy(things.spread(scores, 0.0)).float(),
+        classes=vote_classes(things, labels, count, classes),
+        tree={name: torch.from_numpy(array) for name, array in found.tree.arrays().items()}
+        | {"rows": torch.from_numpy(things.rows)},
+    )
+
+
+def saved_tree(tree: Mapping[str, Tensor]) -> Tree:
+    """The spanning tree in Instances.tree, to be `recut`; its rows are the Gaussians tree["rows"]."""
+    return Tree(**{name: tensor.numpy() for name, tensor in tree.items() if name != "rows"})
+
+
+def _hdbscan_faiss(things: Things, config: ClusterConfig, seed: int) -> Clustering:
+    return cluster_points(
+        things.fast,
+        weights=things.weights,
+        min_cluster_size=config.least_weight(len(things)),
+        min_samples=config.min_samples,
+        selection=config.selection,
+        epsilon=config.epsilon,
+    )
+
+
+def _hdbscan_package(things: Things, config: ClusterConfig, seed: int) -> Clustering:
+    from gs_lift.clustering.reference import cluster_with_hdbscan
+
+    return cluster_with_hdbscan(
+        things.fast,
+        min_cluster_size=round(config.least_weight(len(things))),
+        min_samples=round(config.min_samples),
+        selection=config.selection,
+        epsilon=config.epsilon,
+    )
+
+
+CLUSTERERS: dict[str, Callable[[Things, ClusterConfig, int], Clustering]] = {
+    "hdbscan_faiss": _hdbscan_faiss,
+    "hdbscan": _hdbscan_package,
+}
+"""Name -> function of (things, config, seed)."""

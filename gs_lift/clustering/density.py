@@ -154,6 +154,18 @@ def recut(
     return _on_rows(tree, labels, probabilities, persistences)
 
 
+def first_parting(tree: Tree, least: float) -> tuple[Ints, float] | None:
+    """Where the whole first comes apart into two parts that weigh `least`: 0 or 1 for each row, -1 in neither, and
+    the distance between the parts. None where it never does."""
+    if len(tree.weights) < 2:
+        return None
+    condensed = _condense(tree, least)
+    if len(condensed["parent"]) == 1:
+        return None
+    labels, probabilities = _leaf_labels(condensed, np.array([1, 2]), 0.0)
+    return _on_rows(tree, labels, probabilities, np.zeros(0)).labels, 1 / float(condensed["birth"][1])
+
+
 def number_by_weight(labels: Ints, weights: Floats, count: int) -> tuple[Ints, Ints]:
     """Labels renumbered by falling weight, ties by the old number; and the old number of each new one."""
     total = np.bincount(labels[labels >= 0], weights=weights[labels >= 0], minlength=count)
@@ -198,6 +210,11 @@ def _cores(
         more = search.query(k, short)
         cores[short] = np.where(more.ids >= 0, more.distances, 0).max(axis=1)
     return cores
+
+
+def _condense(tree: Tree, least: float) -> dict[str, NDArray[Any]]:
+    left, right = _native.merge_nodes(tree.edges)
+    return _native.condense(left, right, tree.distances, tree.weights, tree.cores, float(least))
 
 
 def _leaf_labels(condensed: dict[str, NDArray[Any]], chosen: Ints, epsilon: float) -> tuple[Ints, Floats]:

@@ -56,7 +56,6 @@ class Default:
         info: dict[str, Any],
         moment: Moment,
     ) -> None:
-        info.setdefault("gaussian_ids", None)  # gsplat asks for the key and reads it in packed mode only
         with global_seed(seed_of(moment.seed, 2, moment.step), parameters["means"].device):
             self.rules.step_post_backward(parameters, optimizers, state, moment.step, info, packed=False)
         # gsplat 1.5.3 means to do this itself, but its `step % reset_every == 0 & step > 0` is never true.
@@ -73,6 +72,19 @@ class _Capped(DefaultStrategy):
     """DefaultStrategy that adds no more Gaussians than there is room for, those with the largest gradients first."""
 
     max_gaussians: int = NEVER
+
+    def _update_state(
+        self, params: Parameters, state: State, info: dict[str, Any], packed: bool = False
+    ) -> None:
+        # As gsplat's for one camera, without gathering the visible: 0.4 ms instead of 2.3 for 60k Gaussians.
+        means2d, radii = info["means2d"], info["radii"][0]
+        gradients = (means2d.absgrad if self.absgrad else means2d.grad)[0]
+        visible = (radii[:, 0] > 0) & (radii[:, 1] > 0)
+        if state["grad2d"] is None:
+            state["grad2d"], state["count"] = (gradients.new_zeros(len(gradients)) for _ in range(2))
+        x, y = gradients[:, 0] * (info["width"] / 2), gradients[:, 1] * (info["height"] / 2)
+        state["grad2d"] += torch.hypot(x, y) * visible
+        state["count"] += visible
 
     @torch.no_grad()
     def _grow_gs(

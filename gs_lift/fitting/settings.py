@@ -75,8 +75,8 @@ class FitConfig:
     evaluate_every: int = 500
     """Steps from one PSNR on the test views to the next; 0 = never."""
 
-    def check(self) -> "FitConfig":
-        """This config, or a ConfigError for the first value out of its range."""
+    def __post_init__(self) -> None:
+        """Raises ConfigError for the first value out of its range."""
         at_least = {
             "steps": 0, "sh_every": 1, "densify_every": 1, "max_gaussians": 1, "evaluate_every": 0, "reset_every": 0,
             "densify_from": 0, "grow_grad2d": 0, "grow_scale3d": 0, "prune_scale3d": 0, "mcmc_noise": 0,
@@ -102,4 +102,3 @@ class FitConfig:
             raise ConfigError(
                 f"fit.background: no background {self.background!r}; one of: black, random, white"
             )
-        return self

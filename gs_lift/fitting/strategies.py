@@ -8,7 +8,7 @@ tensors that a checkpoint can hold. Parameters go by gsplat's names: means, quat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class Moment:
     seed: int
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """What the loop calls, in this order at each step."""
 

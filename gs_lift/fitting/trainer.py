@@ -87,7 +87,7 @@ def fit(
     Raises SceneError for a scene without points or photos, ConfigError for a value out of range, GsLiftError if the
     loss stops being a number.
     """
-    config = (config or FitConfig()).check()
+    config = config or FitConfig()
     make_strategy = pick(STRATEGIES, config.strategy, "fit.strategy")
     if len(scene.train) == 0:
         raise SceneError(f"{scene.name}: no training views to fit to")

@@ -3,8 +3,8 @@
 Slow and obvious; any dtype. Memory grows as pixels times Gaussians where gradients are wanted.
 
 Notation: a Gaussian with mean mu and covariance Sigma projects to mean2d and, by the Jacobian J of the
-projection and the camera's rotation W, Sigma' = J W Sigma W^T J^T + eps2d I (3DGS, equation 5). conic is xx, xy,
-yy of the inverse of Sigma'; sigma = d^T Sigma'^-1 d / 2 for d = pixel centre - mean2d; a pair's weight is
+projection and the camera's rotation W, Sigma' = J W Sigma W^T J^T + eps2d I (3DGS, equation 5). conic is xx,
+xy, yy of the inverse of Sigma'; sigma = d^T Sigma'^-1 d / 2 for d = pixel centre - mean2d; a pair's weight is
 w_i = alpha_i prod_{j<i} (1 - alpha_j).
 """
 
@@ -177,7 +177,7 @@ def pixel_weights(
     alphas = torch.where((sigma >= 0) & (alphas >= ALPHA_MIN), alphas, 0.0)
     alphas = torch.where(torch.cumprod(1 - alphas, dim=1) > TRANSMITTANCE_MIN, alphas, 0.0)
     through = torch.cumprod(1 - alphas, dim=1)
-    before = torch.cat([torch.ones_like(through[:, :1]), through], dim=1)
+    before = torch.cat([through.new_ones(len(through), 1), through], dim=1)
     return alphas * before[:, :-1], before[:, -1]
 
 
