@@ -145,8 +145,7 @@ def _starting_points(
             points, colors = initial_points(
                 scene, config.data.init, seed=config.seed, count=config.data.init_points, on_step=on_step
             )
-            arrays = {"points": points.numpy(), "colors": colors.numpy()}
-            write_atomic(path, lambda file: np.savez(file, **arrays))
+            write_atomic(path, lambda file: np.savez(file, points=points.numpy(), colors=colors.numpy()))
     with np.load(path, allow_pickle=False) as saved:
         return torch.from_numpy(saved["points"]), torch.from_numpy(saved["colors"])
 
