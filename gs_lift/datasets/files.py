@@ -120,7 +120,7 @@ def read_depth_mm(path: Path, width: int, height: int) -> Float[Tensor, "H W"]:
 
 
 def open_array(path: Path, shape: tuple[int, int], kinds: str) -> np.ndarray:
-    """A `.npy` file of `shape` whose dtype is one of `kinds` (numpy's letters), mapped, its pixels not yet read.
+    """A `.npy` file of `shape` whose dtype is one of `kinds` (numpy's letters), mapped but not read.
 
     Pickled objects are refused; a header that promises more than the file holds allocates nothing.
     """
