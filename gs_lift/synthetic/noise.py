@@ -56,15 +56,15 @@ class NoiseLevel:
 LEVELS: dict[str, NoiseLevel] = {
     "none": NoiseLevel(),
     "easy": NoiseLevel(
-        miss=0.01, small_px=25, merge=0.01, cut=0.02, partial=0.03, pieces=0.15, jitter_px=0.25, spurious=0.5,
+        miss=0.01, small_px=30, merge=0.01, cut=0.02, partial=0.03, pieces=0.12, jitter_px=0.2, spurious=0.7,
         fixed_pairs=0.04, pair_rate=0.3, fixed_cuts=0.04, cut_rate=0.25,
     ),
     "moderate": NoiseLevel(
-        miss=0.03, small_px=60, merge=0.03, cut=0.05, partial=0.08, pieces=0.45, jitter_px=0.4, spurious=2.0,
+        miss=0.04, small_px=80, merge=0.03, cut=0.04, partial=0.09, pieces=0.4, jitter_px=0.32, spurious=3.0,
         fixed_pairs=0.08, pair_rate=0.5, fixed_cuts=0.08, cut_rate=0.4,
     ),
     "hard": NoiseLevel(
-        miss=0.06, small_px=130, merge=0.05, cut=0.08, partial=0.15, pieces=0.9, jitter_px=0.5, spurious=4.5,
+        miss=0.12, small_px=170, merge=0.06, cut=0.08, partial=0.18, pieces=0.8, jitter_px=0.42, spurious=7.0,
         fixed_pairs=0.10, pair_rate=0.6, fixed_cuts=0.10, cut_rate=0.5,
     ),
 }  # fmt: skip
