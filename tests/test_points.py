@@ -75,7 +75,7 @@ def test_triangulated_points_have_the_colours_that_are_there(
 
 
 def test_the_same_bytes_on_one_and_two_threads() -> None:
-    scene = textured_scene(views=5, size=64)
+    scene = textured_scene(views=5)
     threads = torch.get_num_threads()
     found = []
     try:
