@@ -45,7 +45,19 @@ def test_segment_and_eval_take_the_latest_run_and_write_what_they_say(workplace:
     scored = gslift("eval", "--json", "scores.json", cwd=workplace)
     assert scored.returncode == 0, scored.stderr
     scores = json.loads((workplace / "scores.json").read_text())
-    figures = ["pq_scene", "sq", "rq", "pq_things", "pq_stuff", "miou", "psnr", "ssim", "objects_true", "objects_found", "gaussians"]
+    figures = [
+        "pq_scene",
+        "sq",
+        "rq",
+        "pq_things",
+        "pq_stuff",
+        "miou",
+        "psnr",
+        "ssim",
+        "objects_true",
+        "objects_found",
+        "gaussians",
+    ]
     assert list(scores) == ["scenes", "mean"]
     assert list(scores["scenes"][0]) == ["name", *figures, "seconds"]
     assert scores["scenes"][0]["name"] == "room"

@@ -172,7 +172,9 @@ def test_slow_embeddings_get_no_gradient() -> None:
 
 def test_a_loss_of_weight_zero_takes_no_part() -> None:
     fast, slow, segment, confidence = random_batch(5, 40, torch.float64)
-    loss, parts = instance_loss(fast, slow, segment, confidence, LossWeights(contrastive=0.0, concentration=2.0))
+    loss, parts = instance_loss(
+        fast, slow, segment, confidence, LossWeights(contrastive=0.0, concentration=2.0)
+    )
     assert set(parts) == {"concentration"}
     assert loss.item() == pytest.approx(2 * concentration(fast, slow, segment, confidence).item())
 
@@ -180,7 +182,9 @@ def test_a_loss_of_weight_zero_takes_no_part() -> None:
 def test_semantic_cross_entropy_renormalises_and_weighs_by_confidence() -> None:
     # Two pixels of opacity 0.5 and 1, the true class holding 0.2 / 0.5 and 0.75 of it.
     blended = torch.tensor([[0.2, 0.3], [0.25, 0.75]], dtype=torch.float64)
-    loss = semantic_cross_entropy(blended, torch.tensor([0, 1]), torch.tensor([1.0, 0.5], dtype=torch.float64))
+    loss = semantic_cross_entropy(
+        blended, torch.tensor([0, 1]), torch.tensor([1.0, 0.5], dtype=torch.float64)
+    )
     assert loss.item() == pytest.approx(-(np.log(0.4) + 0.5 * np.log(0.75)) / 2, abs=1e-6)
 
 

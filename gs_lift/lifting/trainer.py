@@ -58,8 +58,7 @@ class LiftConfig:
     memory_budget_gb: float = 2.0
     """Memory for cached blending weights; views beyond it make them anew at each step, about half as fast."""
 
-    def check(self) -> "LiftConfig":
-        """This config, or a ConfigError for the first value out of range."""
+    def __post_init__(self) -> None:
         for name, low in (
             ("dimensions", 1),
             ("pixels", 2),
@@ -72,7 +71,6 @@ class LiftConfig:
         for name in ("balance", "momentum", "pull"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"lift.{name}: wanted 0 to 1, got {getattr(self, name)}")
-        return self
 
 
 @dataclass
@@ -142,7 +140,7 @@ def lift(
     Raises SceneError where no training view has segments or one has the wrong size, ConfigError for a value out of
     range, RunError for a checkpoint of another number of Gaussians.
     """
-    config = (config or LiftConfig()).check()
+    config = config or LiftConfig()
     gaussians = gaussians.detach()
     blender = Blender(gaussians, backend, config.minimum_weight)
     views, visibility = prepare(

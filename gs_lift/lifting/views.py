@@ -87,11 +87,9 @@ def read_segments(view: View, class_count: int) -> Segments:
     """The view's segments. Raises SceneError if their size is not the camera's or a class is not the scene's."""
     assert view.segments is not None
     segments = view.segments()
-    wanted = (view.camera.height, view.camera.width)
-    for name in ("instance", "semantic", "confidence"):
-        got = tuple(getattr(segments, name).shape)
-        if got != wanted:
-            raise SceneError(f"{view.name}: segments' {name} is {got}, the image {wanted}; resize the masks")
+    wanted, got = (view.camera.height, view.camera.width), tuple(segments.instance.shape)
+    if got != wanted:
+        raise SceneError(f"{view.name}: segments are {got}, the image {wanted}; resize the masks")
     highest = int(segments.semantic.max())
     if highest >= class_count:
         raise SceneError(f"{view.name}: segments have class {highest}, the scene only {class_count} classes")
