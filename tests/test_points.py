@@ -21,6 +21,11 @@ from gs_lift.points.tracks import build_tracks
 from gs_lift.points.triangulation import make_rig, most_different
 from gs_lift.scene import Scene, View
 
+SPARSE = torch.tensor(
+    [[x, y, 0] for x in (-0.6, 0, 0.6) for y in (-0.6, 0, 0.6)] + [[0, 0, STEP_HEIGHT]], dtype=torch.float64
+)
+"""Points that a sweep of the step may start from."""
+
 
 @pytest.fixture(scope="module")
 def step() -> Scene:
@@ -74,17 +79,24 @@ def test_triangulated_points_have_the_colours_that_are_there(
     assert float(difference) < 0.05
 
 
-def test_the_same_bytes_on_one_and_two_threads() -> None:
-    scene = textured_scene(views=5)
+def test_the_same_bytes_whatever_the_number_of_workers(step: Scene) -> None:
+    grays = [photo.gray[0, 0].numpy() for photo in photos_of(step)[:3]]
+    for one, other in zip(extract(grays, workers=1), extract(grays, workers=3), strict=True):
+        assert one.xy.tobytes() == other.xy.tobytes()
+        assert one.descriptors.tobytes() == other.descriptors.tobytes()
+
+
+def test_the_same_bytes_whatever_the_number_of_threads(step: Scene) -> None:
     threads = torch.get_num_threads()
     found = []
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            points, colors = initial_points(scene, "triangulate", count=2000)
+            points, colors = sweep(photos_of(step)[:3], SPARSE)
             found.append(points.numpy().tobytes() + colors.numpy().tobytes())
     finally:
         torch.set_num_threads(threads)
+    assert len(found[0]) > 1000 * (3 * 8 + 3 * 4)
     assert found[0] == found[1]
 
 
@@ -251,9 +263,7 @@ def test_tracks_seen_twice_only_are_dropped(step: Scene) -> None:
 
 
 def test_the_sweep_finds_the_surfaces_from_a_few_points(step: Scene) -> None:
-    sparse = torch.tensor([[x, y, 0.0] for x in (-0.6, 0, 0.6) for y in (-0.6, 0, 0.6)], dtype=torch.float64)
-    sparse = torch.cat([sparse, torch.tensor([[0.0, 0.0, STEP_HEIGHT]], dtype=torch.float64)])
-    points, colors = sweep(photos_of(step), sparse)
+    points, colors = sweep(photos_of(step), SPARSE)
     assert len(points) == len(colors) > 0.3 * 8 * 96 * 96
     distance = off_surface(points)
     assert float(distance.median()) < 0.008
