@@ -53,12 +53,14 @@ class Config:
         return replace(self, device=device, backend=backend)
 
     def check(self) -> "Config":
-        """This config, or a ConfigError for the first name that no table knows."""
+        """This config, or a ConfigError for the first value out of its range."""
         if self.backend != "auto":
             pick(BACKENDS, self.backend, "backend")
         pick(INITS, self.data.init, "data.init")
         pick(STRATEGIES, self.fit.strategy, "fit.strategy")
         pick(CLUSTERERS, self.cluster.method, "cluster.method")
+        if self.checkpoint_every < 1:
+            raise ConfigError(f"checkpoint_every: wanted 1 or more, got {self.checkpoint_every}")
         return self
 
 

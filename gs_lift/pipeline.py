@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from gs_lift.clustering import cluster
 from gs_lift.config import Config, config_hash
 from gs_lift.datasets import load_scene
 from gs_lift.errors import RunError
-from gs_lift.evaluation import Scores, evaluate
+from gs_lift.evaluation import Scores, evaluate, panoptic, views_of_instances
 from gs_lift.files import write_atomic, write_text_atomic
 from gs_lift.fitting import fit
 from gs_lift.gaussians import Gaussians
 from gs_lift.lifting import lift
 from gs_lift.points import initial_points
+from gs_lift.rendering import render
+from gs_lift.report import Strip, contact_sheet, depth_picture, label_picture, write_picture
 from gs_lift.run import Run, open_run, sha256, start_run
 from gs_lift.scene import Scene
 from gs_lift.segmentation import Embeddings, Instances
@@ -36,6 +38,7 @@ LOG_EVERY = 20
 """Steps between two lines of metrics.jsonl."""
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """What the pipeline tells whoever started it."""
 
@@ -140,10 +143,9 @@ def _starting_points(
     if not path.exists():
         with _timed(run, "points", None, reporter) as on_step:
             points, colors = initial_points(
-                scene, config.data.init, seed=config.seed, workdir=run.folder / "points", on_step=on_step
+                scene, config.data.init, seed=config.seed, count=config.data.init_points, on_step=on_step
             )
-            arrays = {"points": points.numpy(), "colors": colors.numpy()}
-            write_atomic(path, lambda file: np.savez(file, **arrays))
+            write_atomic(path, lambda file: np.savez(file, points=points.numpy(), colors=colors.numpy()))
     with np.load(path, allow_pickle=False) as saved:
         return torch.from_numpy(saved["points"]), torch.from_numpy(saved["colors"])
 
@@ -218,21 +220,22 @@ def write_outputs(run: Run, out: Path) -> list[Path]:
     """labels.ply at `out` with labels.json and instances.ply beside it; the paths that were written."""
     config, gaussians, instances = run.config, read_gaussians(run), read_instances(run)
     embeddings = read_embeddings(run)
-    names = (
-        out.with_suffix(".json"),
-        out.with_name("instances.ply" if out.stem == "labels" else f"{out.stem}_instances.ply"),
-    )
+    described = out.with_suffix(".json")
+    painted = out.with_name("instances.ply" if out.stem == "labels" else f"{out.stem}_instances.ply")
     comments = [
         f"gs_lift {__version__}",
         f"config {config_hash(config)}",
         f"splat sha256 {run.record.get('splat_sha256') or sha256(run.result('fit'))}",
         "frame world: the frame of the scene's camera poses",
     ]
-    classes = read_scene(run).classes
+    scene = read_scene(run)
+    views = views_of_instances(scene.train, gaussians, instances, backend=config.backend)
     ply.write_labels(out, gaussians, instances, comments=comments)
-    write_text_atomic(names[0], ply.labels_json(gaussians, instances, classes, embeddings))
-    ply.write_instances(names[1], gaussians, instances)
-    return [out, *names]
+    write_text_atomic(
+        described, ply.labels_json(gaussians, instances, scene.classes, embeddings, views=views)
+    )
+    ply.write_instances(painted, gaussians, instances, comments=comments)
+    return [out, described, painted]
 
 
 def evaluate_run(run: Run, *, reporter: Reporter | None = None) -> Scores:
@@ -249,6 +252,51 @@ def evaluate_run(run: Run, *, reporter: Reporter | None = None) -> Scores:
     return scores
 
 
+def write_contact_sheet(run: Run, path: Path, *, rows: int = 6) -> Path:
+    """A PNG of test views, side by side: image | truth | segments | our instances."""
+    scene, config = read_scene(run), run.config
+    gaussians, embeddings, instances = read_gaussians(run), read_embeddings(run), read_instances(run)
+    strips = []
+    # Test views have no segments to show, so training views stand between them.
+    for view in [one for pair in zip(scene.test, scene.train, strict=False) for one in pair][:rows]:
+        found = panoptic(view.camera, gaussians, embeddings, instances, scene.classes, backend=config.backend)
+        kind = "test" if view in scene.test else "training"
+        strips.append(
+            Strip(
+                name=f"{view.name} ({kind})",
+                image=view.image(),
+                truth=view.truth().instance if view.truth else None,
+                segments=view.segments().instance if view.segments and kind == "training" else None,
+                instances=found.instance,
+            )
+        )
+    contact_sheet(path, strips)
+    return path
+
+
+def render_run(run: Run, out: Path, *, reporter: Reporter | None = None) -> int:
+    """Write `<view>_color.png`, `_depth.png` and `_instances.png` for each test view; how many files that is."""
+    reporter = reporter or SilentReporter()
+    scene, config = read_scene(run), run.config
+    gaussians, embeddings = read_gaussians(run), read_embeddings(run)
+    instances = segment_run(run, reporter=reporter)
+    with reporter.stage("render", len(scene.test)) as on_step:
+        for step, view in enumerate(scene.test, start=1):
+            seen = render(gaussians, view.camera, render_mode="RGB+ED", backend=config.backend)
+            found = panoptic(
+                view.camera, gaussians, embeddings, instances, scene.classes, backend=config.backend
+            )
+            assert seen.depths is not None
+            colors = (seen.colors.clamp(0, 1) * 255).round().byte().numpy()
+            write_picture(out / f"{view.name}_color.png", colors)
+            write_picture(out / f"{view.name}_depth.png", depth_picture(seen.depths, seen.alphas))
+            write_picture(
+                out / f"{view.name}_instances.png", label_picture(found.instance, seen.colors.clamp(0, 1))
+            )
+            on_step(step, {})
+    return 3 * len(scene.test)
+
+
 __all__ = [
     "OnStep",
     "Reporter",
@@ -260,6 +308,8 @@ __all__ = [
     "read_gaussians",
     "read_instances",
     "read_scene",
+    "render_run",
     "segment_run",
+    "write_contact_sheet",
     "write_outputs",
 ]

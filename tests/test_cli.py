@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
 from settings import TINY_SETTINGS
 
 SYNTH = ["--objects", "4", "--views", "10", "--size", "48", "--seed", "1", "--noise", "easy"]
@@ -38,11 +37,27 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_segment_and_eval_take_the_latest_run_and_write_what_they_say(workplace: Path) -> None:
     segmented = gslift("segment", "--out", "out/labels.ply", cwd=workplace)
     assert segmented.returncode == 0, segmented.stderr
-    assert {path.name for path in (workplace / "out").iterdir()} == {"labels.ply", "labels.json", "instances.ply"}
+    assert {path.name for path in (workplace / "out").iterdir()} == {
+        "labels.ply",
+        "labels.json",
+        "instances.ply",
+    }
     scored = gslift("eval", "--json", "scores.json", cwd=workplace)
     assert scored.returncode == 0, scored.stderr
     scores = json.loads((workplace / "scores.json").read_text())
-    figures = "pq_scene sq rq pq_things pq_stuff miou psnr ssim objects_true objects_found gaussians".split()
+    figures = [
+        "pq_scene",
+        "sq",
+        "rq",
+        "pq_things",
+        "pq_stuff",
+        "miou",
+        "psnr",
+        "ssim",
+        "objects_true",
+        "objects_found",
+        "gaussians",
+    ]
     assert list(scores) == ["scenes", "mean"]
     assert list(scores["scenes"][0]) == ["name", *figures, "seconds"]
     assert scores["scenes"][0]["name"] == "room"
@@ -55,7 +70,9 @@ def test_render_writes_image_depth_and_instances_of_every_test_view(workplace: P
     result = gslift("render", "runs/room", "--out", "pictures", cwd=workplace)
     assert result.returncode == 0, result.stderr
     names = {path.name for path in (workplace / "pictures").iterdir()}
-    assert names == {f"{view}_{what}.png" for view in ("00008", "00009") for what in ("color", "depth", "instances")}
+    assert names == {
+        f"{view}_{what}.png" for view in ("00008", "00009") for what in ("color", "depth", "instances")
+    }
     assert Image.open(workplace / "pictures" / "00008_color.png").size == (48, 48)
 
 
@@ -76,7 +93,9 @@ def test_a_splat_is_lifted_onto_without_fitting(workplace: Path) -> None:
     assert not (workplace / "runs/given/points.npz").exists()
 
 
-def test_a_data_set_is_evaluated_scene_by_scene_and_a_bad_scene_is_reported(workplace: Path, tmp_path: Path) -> None:
+def test_a_data_set_is_evaluated_scene_by_scene_and_a_bad_scene_is_reported(
+    workplace: Path, tmp_path: Path
+) -> None:
     shutil.copytree(workplace / "room", tmp_path / "data" / "good")
     shutil.copytree(workplace / "room", tmp_path / "data" / "bad")
     (tmp_path / "data/bad/color/00003.png").write_bytes(b"not a picture")
@@ -149,8 +168,12 @@ def empty_scene(room: Path) -> None:
     (room / "color").mkdir()
 
 
-@pytest.mark.parametrize("harm", [break_image, shrink_mask, spoil_pose, empty_scene], ids=lambda f: f.__name__)
-def test_a_broken_scene_is_answered_by_one_line_and_exit_code_2(workplace: Path, tmp_path: Path, harm) -> None:
+@pytest.mark.parametrize(
+    "harm", [break_image, shrink_mask, spoil_pose, empty_scene], ids=lambda f: f.__name__
+)
+def test_a_broken_scene_is_answered_by_one_line_and_exit_code_2(
+    workplace: Path, tmp_path: Path, harm
+) -> None:
     shutil.copytree(workplace / "room", tmp_path / "room")
     harm(tmp_path / "room")
     result = gslift("fit", "room", *SETTINGS, cwd=tmp_path)
@@ -162,9 +185,20 @@ def test_a_broken_scene_is_answered_by_one_line_and_exit_code_2(workplace: Path,
 
 def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(workplace: Path, tmp_path: Path) -> None:
     root = str(Path(__file__).parent.parent)
-    command = [sys.executable, "-m", "gs_lift", "fit", str(workplace / "room"), *SETTINGS, "--set", "fit.steps=100000"]
+    command = [
+        sys.executable,
+        "-m",
+        "gs_lift",
+        "fit",
+        str(workplace / "room"),
+        *SETTINGS,
+        "--set",
+        "fit.steps=100000",
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
     checkpoints = tmp_path / "runs/room/fit"
     while not list(checkpoints.glob("step_*.pt")):
         assert process.poll() is None, process.stderr and process.stderr.read()

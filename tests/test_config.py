@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from gs_lift.config import Config, config_hash, differences, dump_config, field_sentences, flatten, load_config
+from gs_lift.config import (
+    Config,
+    config_hash,
+    differences,
+    dump_config,
+    field_sentences,
+    flatten,
+    load_config,
+)
 from gs_lift.errors import ConfigError
 
 
@@ -104,7 +112,9 @@ def test_auto_is_resolved_by_what_the_machine_has() -> None:
         replace(Config(), device="tpu").resolved()
 
 
-@pytest.mark.parametrize("file", sorted((Path(__file__).parent.parent / "configs").glob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parent.parent / "configs").glob("*.yaml")), ids=lambda p: p.name
+)
 def test_a_shipped_config_loads_and_holds_differences_only(file: Path) -> None:
     text = file.read_text()
     defaults, loaded = flatten(Config()), flatten(load_config(file))

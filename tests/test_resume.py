@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from settings import TINY, tiny_config
 
 from gs_lift.pipeline import fit_run, segment_run, write_outputs
 from gs_lift.synthetic import SynthConfig, synthesize
-
-from settings import TINY, tiny_config
 
 KILLED = """
 import os, signal, sys
@@ -60,7 +59,16 @@ def uninterrupted(room: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.mark.parametrize(
     "where",
-    [("points", 0), ("fit", 0), ("fit", 33), ("fit", -1), ("lift", 0), ("lift", 47), ("segment", 0), ("segment", -1)],
+    [
+        ("points", 0),
+        ("fit", 0),
+        ("fit", 33),
+        ("fit", -1),
+        ("lift", 0),
+        ("lift", 47),
+        ("segment", 0),
+        ("segment", -1),
+    ],
     ids=lambda where: f"{where[0]}-{where[1]}",
 )
 def test_a_killed_run_resumes_to_the_same_bytes(
@@ -73,5 +81,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert finish(room, folder) == uninterrupted
 
 
-def test_two_whole_runs_give_the_same_bytes(room: Path, tmp_path: Path, uninterrupted: dict[str, bytes]) -> None:
+def test_two_whole_runs_give_the_same_bytes(
+    room: Path, tmp_path: Path, uninterrupted: dict[str, bytes]
+) -> None:
     assert finish(room, tmp_path / "again") == uninterrupted

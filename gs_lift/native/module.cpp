@@ -5,6 +5,8 @@ NB_MODULE(_native, m) {
     m.doc() = "Native kernels of gs_lift; called by rendering, fitting, lifting and clustering.";
     bind_rasterizer(m);
     bind_image_loss(m);
+    bind_optimizer(m);
     bind_weights(m);
     bind_clustering(m);
+    bind_lifting(m);
 }

@@ -11,5 +11,7 @@ namespace nb = nanobind;
 
 void bind_rasterizer(nb::module_ &m);
 void bind_image_loss(nb::module_ &m);
+void bind_optimizer(nb::module_ &m);
 void bind_weights(nb::module_ &m);
 void bind_clustering(nb::module_ &m);
+void bind_lifting(nb::module_ &m);

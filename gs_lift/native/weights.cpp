@@ -1,4 +1,114 @@
-// Sparse blending weights: W @ E and its gradient.
+// Sparse blending weights W (compressed rows: pixels x Gaussians): row selection, W @ E and W^T @ G.
+//
+// Every output element is summed by one thread in a fixed order: the same bytes for any number of threads.
+#include <algorithm>
+#include <vector>
+
 #include "module.h"
 
-void bind_weights(nb::module_ &) {}
+namespace {
+
+template <class T>
+using Array1 = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Array2 = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+// Entries of the rows in `pick`, one row after the other; out_indptr is given and says where each starts.
+void select_rows(Array1<const int64_t> indptr, Array1<const int32_t> indices, Array1<const float> values,
+                 Array1<const int64_t> pick, Array1<const int64_t> out_indptr, Array1<int32_t> out_indices,
+                 Array1<float> out_values) {
+    const int64_t *start = indptr.data(), *rows = pick.data(), *out_start = out_indptr.data();
+    for (size_t q = 0; q < pick.shape(0); ++q) {
+        const int64_t first = start[rows[q]], count = start[rows[q] + 1] - first;
+        std::copy_n(indices.data() + first, count, out_indices.data() + out_start[q]);
+        std::copy_n(values.data() + first, count, out_values.data() + out_start[q]);
+    }
+}
+
+// Renumber the columns that occur as 0, 1, ... in ascending order. Returns how many; `touched` gets their old ids.
+int64_t compact_columns(Array1<const int32_t> indices, int64_t columns, Array1<int32_t> out_indices,
+                        Array1<int64_t> touched) {
+    std::vector<int32_t> local(columns, 0);
+    const int64_t count = indices.shape(0);
+    for (int64_t i = 0; i < count; ++i) local[indices.data()[i]] = 1;
+    int32_t next = 0;
+    for (int64_t c = 0; c < columns; ++c) {
+        if (!local[c]) continue;
+        touched.data()[next] = c;
+        local[c] = next++;
+    }
+    for (int64_t i = 0; i < count; ++i) out_indices.data()[i] = local[indices.data()[i]];
+    return next;
+}
+
+// out[i] = sum over entries e of list i of weight[e] * source[id[e]]. WIDTH 0: any number of channels.
+template <class T, int WIDTH>
+void sum_lists(const int64_t *start, const int32_t *ids, const float *weights, int64_t lists, const T *source,
+               int64_t channels, T *out, int threads) {
+    const int64_t width = WIDTH ? WIDTH : channels;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < lists; ++i) {
+        T local[WIDTH ? WIDTH : 1];  // in registers where the width is known, else in place
+        T *sum = WIDTH ? local : out + i * width;
+        for (int64_t c = 0; c < width; ++c) sum[c] = 0;
+        for (int64_t e = start[i]; e < start[i + 1]; ++e) {
+            const T weight = weights[e], *row = source + ids[e] * width;
+            for (int64_t c = 0; c < width; ++c) sum[c] += weight * row[c];
+        }
+        if (WIDTH) std::copy_n(sum, width, out + i * width);
+    }
+}
+
+template <class T>
+void weighted_sums(const int64_t *start, const int32_t *ids, const float *weights, int64_t lists, const T *source,
+                   int64_t channels, T *out, int threads) {
+    auto *run = channels == 2    ? sum_lists<T, 2>
+                : channels == 4  ? sum_lists<T, 4>
+                : channels == 8  ? sum_lists<T, 8>
+                : channels == 16 ? sum_lists<T, 16>
+                                 : sum_lists<T, 0>;
+    run(start, ids, weights, lists, source, channels, out, threads);
+}
+
+// out [P D] = W @ features [N D].
+template <class T>
+void blend(Array1<const int64_t> indptr, Array1<const int32_t> indices, Array1<const float> values,
+           Array2<const T> features, Array2<T> out, int threads) {
+    nb::gil_scoped_release release;
+    weighted_sums<T>(indptr.data(), indices.data(), values.data(), out.shape(0), features.data(),
+                     features.shape(1), out.data(), threads);
+}
+
+// out [N D] = W^T @ pixels [P D]: entries are put in column order (stable, so rows ascend) and then summed.
+template <class T>
+void blend_transposed(Array1<const int64_t> indptr, Array1<const int32_t> indices, Array1<const float> values,
+                      Array2<const T> pixels, Array2<T> out, int threads) {
+    nb::gil_scoped_release release;
+    const int64_t rows = pixels.shape(0), columns = out.shape(0), count = indices.shape(0);
+    std::vector<int64_t> start(columns + 1, 0);
+    for (int64_t i = 0; i < count; ++i) ++start[indices.data()[i] + 1];
+    for (int64_t c = 0; c < columns; ++c) start[c + 1] += start[c];
+    std::vector<int64_t> next(start.begin(), start.end() - 1);
+    std::vector<int32_t> row_of(count);
+    std::vector<float> weight_of(count);
+    for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t e = indptr.data()[row]; e < indptr.data()[row + 1]; ++e) {
+            const int64_t slot = next[indices.data()[e]]++;
+            row_of[slot] = static_cast<int32_t>(row);
+            weight_of[slot] = values.data()[e];
+        }
+    }
+    weighted_sums<T>(start.data(), row_of.data(), weight_of.data(), columns, pixels.data(), pixels.shape(1),
+                     out.data(), threads);
+}
+
+}  // namespace
+
+void bind_weights(nb::module_ &m) {
+    m.def("weights_select_rows", &select_rows);
+    m.def("weights_compact_columns", &compact_columns);
+    m.def("weights_blend", &blend<float>);
+    m.def("weights_blend", &blend<double>);
+    m.def("weights_blend_transposed", &blend_transposed<float>);
+    m.def("weights_blend_transposed", &blend_transposed<double>);
+}

@@ -1,0 +1,186 @@
+"""Files of a scene folder, read as a stranger's: headers before pixels, no pickles, no links that lead out.
+
+Every function raises SceneError in one line that names the file, what was wanted, what came, and the way out.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from gs_lift.errors import SceneError
+
+MAX_JSON_BYTES = 64 * 2**20
+"""More than a million poses; a larger file is not what it says."""
+
+PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def check_inside(root: Path, path: Path, allow_outside: bool) -> None:
+    """Refuse a path that leads out of `root`, through `..` or a link, unless that is allowed."""
+    if not allow_outside and not path.resolve().is_relative_to(root.resolve()):
+        raise SceneError(
+            f"{path}: leads out of the scene folder, to {path.resolve()}; "
+            "copy it there or set data.allow_outside=true"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise SceneError(
+                f"{path}: {size / 2**20:.0f} MiB; wanted JSON of at most {MAX_JSON_BYTES >> 20} MiB"
+            )
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise SceneError(f"{path}: not valid JSON ({_one_line(error)})") from None
+    if not isinstance(content, dict):
+        raise SceneError(f"{path}: holds a JSON {type(content).__name__}; wanted an object")
+    return content
+
+
+def list_photos(folder: Path) -> list[Path]:
+    """The photos of a folder in the order of frames: by number if all names are numbers, else by name."""
+    try:
+        paths = [
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
+        ]
+    except OSError as error:
+        raise SceneError(f"{folder}: cannot be read ({error.strerror})") from None
+    by_stem: dict[str, Path] = {}
+    for path in sorted(paths):
+        if path.stem in by_stem:
+            raise SceneError(f"{path}: the same frame as {by_stem[path.stem].name}; remove one of them")
+        by_stem[path.stem] = path
+    numbered = all(stem.isascii() and stem.isdigit() for stem in by_stem)
+    return [by_stem[stem] for stem in sorted(by_stem, key=lambda stem: (int(stem) if numbered else 0, stem))]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose header has been read; what Pillow or the disk say against it becomes a SceneError."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at 89 megapixels and raises at 179; a photo has neither.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # No other formats: some of Pillow's decoders start programs or read further files.
+            with Image.open(path, formats=("PNG", "JPEG")) as image:
+                yield image
+    except SceneError:
+        raise
+    except FileNotFoundError:
+        raise SceneError(f"{path}: missing") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise SceneError(f"{path}: more than {Image.MAX_IMAGE_PIXELS} pixels; resize the photos") from None
+    except MemoryError:
+        raise SceneError(f"{path}: does not fit into memory; resize the photos") from None
+    except Exception as error:  # Pillow's decoders raise a dozen types
+        reason = "not a PNG or JPEG" if isinstance(error, Image.UnidentifiedImageError) else _one_line(error)
+        raise SceneError(f"{path}: broken image ({reason}); replace the file") from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image, from its header alone."""
+    with _opened(path) as image:
+        return image.size
+
+
+def read_photo(path: Path, width: int, height: int) -> Float[Tensor, "H W 3"]:
+    """The colours of a photo in 0..1. Grey and palette images become RGB; alpha is dropped, not blended."""
+    with _opened(path) as image:
+        _check_size(path, image.size, (width, height))
+        if image.mode.startswith(("I", "F")):
+            raise SceneError(f"{path}: pixels of mode {image.mode}; wanted 8-bit colours")
+        pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).float() / 255
+
+
+def read_depth_mm(path: Path, width: int, height: int) -> Float[Tensor, "H W"]:
+    """A 16-bit depth image in millimetres, as metres; 0 = none."""
+    with _opened(path) as image:
+        _check_size(path, image.size, (width, height))
+        if not image.mode.startswith("I"):
+            raise SceneError(f"{path}: pixels of mode {image.mode}; wanted 16-bit grey, millimetres")
+        millimetres = np.array(image).astype(np.float32)
+    return torch.from_numpy(millimetres) / 1000
+
+
+def open_array(path: Path, shape: tuple[int, int], kinds: str) -> np.ndarray:
+    """A `.npy` file of `shape` whose dtype is one of `kinds` (numpy's letters), mapped but not read.
+
+    Pickled objects are refused; a header that promises more than the file holds allocates nothing.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise SceneError(f"{path}: missing") from None
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read ({error.strerror or _one_line(error)})") from None
+    except Exception as error:  # numpy's header parser raises whatever the bytes provoke
+        reason = "pickled objects" if "pickle" in str(error) else _one_line(error)
+        raise SceneError(f"{path}: not a plain .npy array ({reason}); write it with numpy.save") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise SceneError(f"{path}: an archive of arrays; wanted one plain .npy array")
+    if array.dtype.kind not in kinds:
+        wanted = "whole numbers" if "u" in kinds else "floats"
+        raise SceneError(f"{path}: dtype {array.dtype}; wanted {wanted}")
+    if array.shape != shape:
+        height, width = shape
+        raise SceneError(
+            f"{path}: shape {array.shape}; wanted ({height}, {width}), the photo's height and width; "
+            "resize it by nearest neighbour"
+        )
+    return array
+
+
+def read_ids(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """An id map as int64 [H W]: any integers, booleans, or floats that hold whole numbers; none below -1."""
+    array = np.asarray(open_array(path, shape, "biuf"))
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.round(array)).all()):
+        raise SceneError(
+            f"{path}: fractions among the ids; wanted whole numbers: resize by nearest neighbour"
+        )
+    if array.size and not (array.min() >= -1 and array.max() < 2**31):
+        raise SceneError(
+            f"{path}: ids from {array.min()} to {array.max()}; wanted 0 = none, or 1 to 2147483647"
+        )
+    return array.astype(np.int64)
+
+
+def read_confidence(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """A map of probabilities as float32 [H W]."""
+    array = np.asarray(open_array(path, shape, "f")).astype(np.float32)
+    if not ((array >= 0) & (array <= 1)).all():  # NaN included
+        raise SceneError(f"{path}: values outside 0..1; wanted probabilities")
+    return array
+
+
+def check_image_size(path: Path, width: int, height: int) -> None:
+    """Read an image's header and compare its size."""
+    _check_size(path, image_size(path), (width, height))
+
+
+def _check_size(path: Path, size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    if size != wanted:
+        raise SceneError(
+            f"{path}: {size[0]}x{size[1]} pixels; wanted {wanted[0]}x{wanted[1]} as the scene's first photo"
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

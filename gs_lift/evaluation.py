@@ -1,0 +1,275 @@
+"""Scores of a lifted scene on its test views: pictures, classes and objects against the truth.
+
+Discrete labels are rendered, not embeddings: each Gaussian votes for its instance with its blending weight, so that an
+object's border lies where its Gaussians end and a mixture of two objects never looks like a third.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gs_lift.gaussians import Gaussians
+from gs_lift.metrics import (
+    Confusion,
+    FrameQuality,
+    PanopticQuality,
+    frame_quality,
+    panoptic_pixels,
+    pq_scene,
+    psnr,
+    ssim,
+)
+from gs_lift.rendering import blending_weights, render
+from gs_lift.scene import Camera, Scene, View
+from gs_lift.segmentation import VOID, Classes, Embeddings, Instances, Segments
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """One class of a scene; None where it is not judged. The counts are of segments over the whole scene."""
+
+    name: str
+    is_thing: bool
+    pq: float | None
+    sq: float | None
+    rq: float | None
+    iou: float | None
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `evaluate` found, in 0..1 (psnr in dB); None where there is no truth to judge by, or nothing to judge."""
+
+    pq_scene: float | None
+    """Panoptic quality over all test pixels at once, the mean over classes."""
+    sq: float | None
+    """Segmentation quality: mean IoU of the matches, the mean over classes."""
+    rq: float | None
+    """Recognition quality, the mean over classes."""
+    pq_things: float | None
+    pq_stuff: float | None
+    miou: float | None
+    """Mean IoU of the semantic classes."""
+    psnr: float | None
+    """Mean over the test images."""
+    ssim: float | None
+    """Mean over the test images."""
+    objects_true: int | None
+    """Objects in the truth of the test views."""
+    objects_found: int | None
+    """How many of them have an instance of their class with an IoU over 1/2 over the whole scene."""
+    gaussians: int
+    per_class: tuple[ClassScores, ...]
+
+
+def evaluate(
+    scene: Scene,
+    gaussians: Gaussians,
+    embeddings: Embeddings,
+    instances: Instances,
+    *,
+    backend: str = "cpu",
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> Scores:
+    """Judge pictures and instances on `scene.test`; views without truth count for the pictures only."""
+    pictures: list[tuple[float, float]] = []
+    found: list[Tensor] = []
+    true: list[Tensor] = []
+    for step, view in enumerate(scene.test, start=1):
+        pictures.append(_picture_scores(gaussians, view.camera, view.image(), backend))
+        if view.truth is not None:
+            pred = panoptic(view.camera, gaussians, embeddings, instances, scene.classes, backend=backend)
+            found.append(panoptic_pixels([pred]))
+            true.append(panoptic_pixels([view.truth()]))
+        if on_step is not None:
+            on_step(step, dict(zip(("psnr", "ssim"), pictures[-1], strict=True)))
+    mean_psnr, mean_ssim = np.mean(pictures, axis=0) if pictures else (np.nan, np.nan)
+    objects = _object_scores(torch.cat(found), torch.cat(true), scene.classes) if true else _NO_OBJECTS
+    return Scores(**objects, psnr=_figure(mean_psnr), ssim=_figure(mean_ssim), gaussians=len(gaussians))
+
+
+def panoptic(
+    camera: Camera,
+    gaussians: Gaussians,
+    embeddings: Embeddings,
+    instances: Instances,
+    classes: Classes,
+    *,
+    backend: str = "cpu",
+) -> Segments:
+    """What a camera sees, by the votes of the Gaussians, which count with their blending weights.
+
+    A pixel's class is the one with the most blended probability. Where that is a thing, the instance with the most
+    votes takes the pixel and gives it its own class, however small its share is; where no instance has a vote, no
+    object is there, and the pixel goes to the most probable stuff, if there is any. A pixel that shows nothing goes
+    to the first stuff class (to VOID without one): void in a prediction would be left out of the score.
+    confidence: the winner's share of the pixel's weight.
+    """
+    weights = blending_weights(gaussians, camera, backend=backend)
+    blend = scipy.sparse.csr_array(
+        (weights.values.double().numpy(), weights.indices.numpy(), weights.indptr.numpy()),
+        shape=(len(weights), weights.columns),
+    )
+    probabilities = blend @ embeddings.semantic.detach().cpu().double().softmax(dim=1).numpy()
+    semantic, share = _classes_of_pixels(probabilities, classes)
+    is_thing = np.array([*classes.is_thing, False])  # the last one is VOID
+    winner, votes = _strongest(blend @ _membership(instances, is_thing, weights.columns))
+    thing = is_thing[semantic]
+    instance = np.where(thing, winner, -1)
+    taken = instance >= 0
+    semantic[taken] = instances.classes.cpu().numpy()[instance[taken]]
+    share[taken] = votes[taken]
+    lost = thing & ~taken
+    if stuff := _stuff(classes):
+        best = probabilities[np.ix_(lost, stuff)].argmax(axis=1)
+        semantic[lost] = np.array(stuff)[best]
+        share[lost] = probabilities[lost, semantic[lost]]
+    total = blend.sum(axis=1)
+    confidence = np.divide(share, total, out=np.zeros(len(total)), where=total > 0)
+    size = (camera.height, camera.width)
+    return Segments(
+        torch.from_numpy(instance).reshape(size),
+        torch.from_numpy(semantic).reshape(size),
+        torch.from_numpy(confidence).float().clamp(0, 1).reshape(size),
+    )
+
+
+def segments_quality(scene: Scene) -> FrameQuality | None:
+    """Quality of the 2D segments that a lifting starts from: of the training views that have segments and truth."""
+    views = [(view.segments, view.truth) for view in scene.train]
+    pairs = ((segments(), truth()) for segments, truth in views if segments is not None and truth is not None)
+    quality = frame_quality(pairs, things=scene.classes.things)
+    return quality if quality.images else None
+
+
+def views_of_instances(
+    views: Sequence[View],
+    gaussians: Gaussians,
+    instances: Instances,
+    *,
+    minimum_pixels: float = 15.0,
+    backend: str = "cpu",
+) -> list[list[str]]:
+    """For each instance the names of the views in which it covers `minimum_pixels` or more, summed over its shares."""
+    names: list[list[str]] = [[] for _ in range(len(instances))]
+    labels = instances.labels.cpu()
+    for view in views:
+        weights = blending_weights(gaussians, view.camera, backend=backend)
+        label = labels[weights.indices.long()]
+        taken = label >= 0
+        area = torch.bincount(label[taken], weights=weights.values[taken].double(), minlength=len(instances))
+        for instance in torch.nonzero(area >= minimum_pixels)[:, 0].tolist():
+            names[instance].append(view.name)
+    return names
+
+
+def _picture_scores(gaussians: Gaussians, camera: Camera, truth: Tensor, backend: str) -> tuple[float, float]:
+    """PSNR in dB and SSIM of one view."""
+    with torch.no_grad():
+        image = render(gaussians, camera, backend=backend).colors.cpu().clamp(0, 1)
+        return float(psnr(image, truth.to(image))), float(ssim(image, truth.to(image)))
+
+
+def _classes_of_pixels(probabilities: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
+    """The most probable class of each pixel and its share; pixels that show nothing get the first stuff class."""
+    semantic = probabilities.argmax(axis=1)
+    share = np.take_along_axis(probabilities, semantic[:, None], axis=1)[:, 0]
+    stuff = _stuff(classes)
+    semantic[share == 0] = stuff[0] if stuff else VOID
+    return semantic, share
+
+
+def _stuff(classes: Classes) -> list[int]:
+    return [i for i, is_thing in enumerate(classes.is_thing) if not is_thing]
+
+
+def _membership(instances: Instances, is_thing: np.ndarray, count: int) -> scipy.sparse.csr_array:
+    """[N M]: 1 where a Gaussian belongs to an instance whose class is a thing."""
+    labels = instances.labels.cpu().numpy()
+    eligible = np.append(is_thing[instances.classes.cpu().numpy()], False)  # the last one is "none"
+    members = np.flatnonzero(eligible[labels])
+    entries = (np.ones(len(members)), (members, labels[members]))
+    return scipy.sparse.csr_array(entries, shape=(count, len(instances)))
+
+
+def _strongest(votes: scipy.sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row the column with the largest positive value, the first of equals, and the value; -1 and 0 if none."""
+    votes.sort_indices()
+    counts = np.diff(votes.indptr)
+    filled = np.flatnonzero(counts)
+    winner, value = np.full(len(counts), -1), np.zeros(len(counts))
+    if len(filled):
+        best = np.maximum.reduceat(votes.data, votes.indptr[filled])
+        row = np.repeat(np.arange(len(filled)), counts[filled])
+        hits = np.flatnonzero(votes.data == best[row])
+        first = hits[np.unique(row[hits], return_index=True)[1]]
+        winner[filled], value[filled] = votes.indices[first], best
+    return winner, value
+
+
+_NO_OBJECTS: dict[str, Any] = dict.fromkeys(
+    ["pq_scene", "sq", "rq", "pq_things", "pq_stuff", "miou", "objects_true", "objects_found"]
+) | {"per_class": ()}
+
+
+def _object_scores(found: Tensor, true: Tensor, classes: Classes) -> dict[str, Any]:
+    """The fields of Scores that compare with a truth."""
+    judge = partial(pq_scene, found, true, things=classes.things, stuff=_stuff(classes))
+    quality = judge()
+    # What is found does not depend on whether its class is too rare for the mean.
+    every = judge(minimum_share=0.0).classes
+    confusion = Confusion(len(classes))
+    confusion.update(found[:, 0], true[:, 0])
+    return {
+        "pq_scene": _figure(quality.pq),
+        "sq": _figure(quality.sq),
+        "rq": _figure(quality.rq),
+        "pq_things": _figure(quality.pq_things),
+        "pq_stuff": _figure(quality.pq_stuff),
+        "miou": _figure(confusion.miou()),
+        "objects_true": _count_segments(true[torch.isin(true[:, 0], torch.tensor(classes.things))]),
+        "objects_found": sum(every[c].true_positives for c in classes.things if c in every),
+        "per_class": _class_rows(quality, confusion, classes),
+    }
+
+
+def _count_segments(pixels: Int[Tensor, "P 2"]) -> int:
+    """Different (class, instance) pairs; by one key each, which is many times faster than unique rows."""
+    semantic, instance = pixels.unbind(dim=1)
+    span = int(instance.max()) + 2 if len(pixels) else 1
+    return len((semantic * span + instance + 1).unique())
+
+
+def _class_rows(quality: PanopticQuality, confusion: Confusion, classes: Classes) -> tuple[ClassScores, ...]:
+    rows = []
+    for c, iou in enumerate(confusion.iou()):
+        judged = quality.classes.get(c)
+        rows.append(
+            ClassScores(
+                name=classes.names[c],
+                is_thing=classes.is_thing[c],
+                pq=judged.pq if judged else None,
+                sq=judged.sq if judged else None,
+                rq=judged.rq if judged else None,
+                iou=_figure(iou),
+                true_positives=judged.true_positives if judged else 0,
+                false_positives=judged.false_positives if judged else 0,
+                false_negatives=judged.false_negatives if judged else 0,
+            )
+        )
+    return tuple(rows)
+
+
+def _figure(value: float) -> float | None:
+    """A plain float, or None for nan and infinity, which JSON does not have."""
+    return float(value) if np.isfinite(value) else None

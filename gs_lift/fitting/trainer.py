@@ -1,0 +1,279 @@
+"""The photometric fit: one photo a step, L1 + SSIM, Adam, and a strategy that adds and removes Gaussians."""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gs_lift.checkpoint import Checkpoints
+from gs_lift.errors import GsLiftError, SceneError, pick
+from gs_lift.fitting.losses import photometric_loss
+from gs_lift.fitting.optimizer import RowAdam
+from gs_lift.fitting.photos import Photos
+from gs_lift.fitting.settings import FitConfig
+from gs_lift.fitting.strategies import STRATEGIES, Moment, Optimizers, Parameters, State, Strategy, seed_of
+from gs_lift.gaussians import Gaussians
+from gs_lift.metrics import psnr
+from gs_lift.rendering import rasterize, render
+from gs_lift.scene import Scene
+
+log = logging.getLogger(__name__)
+
+OnStep = Callable[[int, dict[str, float]], None]
+
+
+@dataclass
+class Training:
+    """All that changes from step to step: what a checkpoint holds.
+
+    parameters go by gsplat's names, as its strategies want: means, quats, scales (logarithms), opacities (logits), and
+    sh [N K 3], of which only the degree in use is stored: higher terms would be zeros with gradients of zero.
+    """
+
+    parameters: Parameters
+    optimizers: Optimizers
+    strategy: State
+    step: int
+
+    def __len__(self) -> int:
+        return len(self.parameters["means"])
+
+    @property
+    def sh_degree(self) -> int:
+        return math.isqrt(self.parameters["sh"].shape[1]) - 1
+
+    def gaussians(self, sh_degree: int) -> Gaussians:
+        """A copy as Gaussians with spherical harmonics of `sh_degree`, zeros where the fit has not come to them."""
+        parameters = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        sh = _with_terms(parameters["sh"], (sh_degree + 1) ** 2)
+        return Gaussians(
+            means=parameters["means"],
+            quats=parameters["quats"],
+            log_scales=parameters["scales"],
+            logit_opacities=parameters["opacities"],
+            sh0=sh[:, :1].clone(),
+            shN=sh[:, 1:].clone(),
+        )
+
+    def saved(self) -> dict[str, Any]:
+        """Tensors and numbers only, for Checkpoints.save."""
+        return {
+            "parameters": {name: parameter.detach() for name, parameter in self.parameters.items()},
+            "moments": {name: dict(optimizer.moments) for name, optimizer in self.optimizers.items()},
+            "strategy": self.strategy,
+        }
+
+
+def fit(
+    scene: Scene,
+    config: FitConfig | None = None,
+    *,
+    backend: str = "cpu",
+    device: str = "cpu",
+    seed: int = 0,
+    checkpoints: Checkpoints | None = None,
+    on_step: OnStep | None = None,
+) -> Gaussians:
+    """Fit Gaussians to the training photos of a scene, starting from its points.
+
+    Goes on from the newest of `checkpoints`, if there is one; the result has the same bytes as that of a run which was
+    never stopped. `on_step(step, figures)` gets "loss", "gaussians" and, every `evaluate_every` steps, "psnr" and
+    "ssim" on the test views; if it raises KeyboardInterrupt, the state is saved first.
+
+    Raises SceneError for a scene without points or photos, ConfigError for a value out of range, GsLiftError if the
+    loss stops being a number.
+    """
+    config = config or FitConfig()
+    make_strategy = pick(STRATEGIES, config.strategy, "fit.strategy")
+    if len(scene.train) == 0:
+        raise SceneError(f"{scene.name}: no training views to fit to")
+    strategy = make_strategy(config, scene.extent)
+    photos = Photos(scene.train, torch.device(device))
+    latest = checkpoints.latest() if checkpoints else None
+    if latest is None:
+        training = _start(scene, config, strategy, photos.device, seed)
+    else:
+        training = _resume(*latest, scene, config, photos.device)
+    for step in range(training.step + 1, config.steps + 1):
+        figures = _one_step(training, photos, strategy, scene.extent, config, backend, seed)
+        if config.evaluate_every and step % config.evaluate_every == 0 and scene.test:
+            figures |= _held_out(training, scene, backend)
+        if checkpoints and checkpoints.due(step):
+            checkpoints.save(step, training.saved())
+        if on_step:
+            try:
+                on_step(step, figures)
+            except KeyboardInterrupt:
+                if checkpoints and not checkpoints.due(step):
+                    checkpoints.save(step, training.saved())
+                raise
+    return _finite(training.gaussians(config.sh_degree))
+
+
+def _finite(gaussians: Gaussians) -> Gaussians:
+    """Without Gaussians that have become NaN or infinite: no view shows them, so the loss has not told."""
+    wrong = torch.zeros(len(gaussians), dtype=torch.bool, device=gaussians.means.device)
+    for tensor in gaussians.parameters().values():
+        wrong |= ~tensor.flatten(1).isfinite().all(dim=1) if tensor.dim() > 1 else ~tensor.isfinite()
+    if bool(wrong.any()):
+        log.warning("%d of %d Gaussians are not finite and are left out", int(wrong.sum()), len(gaussians))
+        return gaussians.rows(~wrong)
+    return gaussians
+
+
+def _start(scene: Scene, config: FitConfig, strategy: Strategy, device: torch.device, seed: int) -> Training:
+    """The Gaussians of the scene's points; if there are more than allowed, a random choice of them."""
+    points, colors = scene.points, scene.colors
+    if len(points) == 0:
+        raise SceneError(
+            f"{scene.name}: no points to start from; choose data.init = triangulate, depth or random"
+        )
+    if not bool(points.isfinite().all()):
+        raise SceneError(f"{scene.name}: its points have coordinates that are not finite")
+    if len(points) > config.max_gaussians:
+        generator = torch.Generator().manual_seed(seed_of(seed, 1, 0))
+        chosen = torch.randperm(len(points), generator=generator)[: config.max_gaussians].sort().values
+        points, colors = points[chosen], colors[chosen]
+    gaussians = Gaussians.from_points(points, colors, sh_degree=0, opacity=config.initial_opacity).to(device)
+    named = {
+        "means": gaussians.means,
+        "quats": gaussians.quats,
+        "scales": gaussians.log_scales,
+        "opacities": gaussians.logit_opacities,
+        "sh": gaussians.sh0,
+    }
+    parameters = {name: torch.nn.Parameter(tensor.contiguous()) for name, tensor in named.items()}
+    return Training(parameters, _optimizers(parameters, config), strategy.initial_state(), step=0)
+
+
+def _resume(
+    step: int, saved: dict[str, Any], scene: Scene, config: FitConfig, device: torch.device
+) -> Training:
+    if step > config.steps:
+        raise GsLiftError(
+            f"{scene.name}: its checkpoint stands at step {step}, after fit.steps={config.steps}; start anew"
+        )
+    parameters = {name: torch.nn.Parameter(tensor.to(device)) for name, tensor in saved["parameters"].items()}
+    optimizers = _optimizers(parameters, config)
+    for name, parameter in parameters.items():
+        optimizers[name].replace(parameter, _on(saved["moments"][name], device))
+    return Training(parameters, optimizers, _on(saved["strategy"], device), step)
+
+
+def _on(state: State, device: torch.device) -> State:
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in state.items()}
+
+
+def _optimizers(parameters: Parameters, config: FitConfig) -> Optimizers:
+    rates = {
+        "means": config.means_lr,  # times the extent, set anew at each step
+        "quats": config.quats_lr,
+        "scales": config.scales_lr,
+        "opacities": config.opacities_lr,
+        "sh": config.shN_lr,
+    }
+    return {
+        name: RowAdam(parameter, rates[name], head=3 * (name == "sh"), head_lr=config.sh0_lr)
+        for name, parameter in parameters.items()
+    }
+
+
+def _one_step(
+    training: Training,
+    photos: Photos,
+    strategy: Strategy,
+    extent: float,
+    config: FitConfig,
+    backend: str,
+    seed: int,
+) -> dict[str, float]:
+    """Render one photo's view, step down the loss, let the strategy work."""
+    step = training.step + 1
+    parameters, optimizers = training.parameters, training.optimizers
+    if step % config.sh_every == 0 and training.sh_degree < config.sh_degree:
+        _raise_degree(training)
+    index = _view_order((step - 1) // len(photos), len(photos), seed)[(step - 1) % len(photos)]
+    shrink = 2 if step <= config.coarse_until * config.steps else 1
+    camera = photos.camera(index, shrink)
+    background = _background(config, seed, step).to(photos.device)
+    colors, _, info = rasterize(
+        parameters["means"],
+        parameters["quats"],
+        parameters["scales"].exp(),
+        parameters["opacities"].sigmoid(),
+        parameters["sh"],
+        camera.viewmat[None].to(parameters["means"]),
+        camera.K[None].to(parameters["means"]),
+        camera.width,
+        camera.height,
+        sh_degree=training.sh_degree,
+        backgrounds=background[None],
+        absgrad=strategy.absgrad,
+        backend=backend,
+    )
+    loss = photometric_loss(colors[0], photos.image(index, shrink), config.ssim_weight)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise GsLiftError(
+            f"step {step}: the loss is {value}; lower the learning rates (fit.*_lr) or look for broken photos and poses"
+        )
+    strategy.before_backward(info)
+    penalty = strategy.penalty(parameters)
+    (loss if penalty is None else loss + penalty).backward()
+
+    means_lr = extent * config.means_lr * config.means_lr_end ** (step / config.steps)
+    optimizers["means"].lr = means_lr
+    for optimizer in optimizers.values():
+        optimizer.step()
+    strategy.after_step(parameters, optimizers, training.strategy, info, Moment(step, means_lr, seed))
+    if len(training) == 0:
+        raise GsLiftError(
+            f"step {step}: no Gaussian is left; lower fit.prune_opacity or the learning rates (fit.*_lr)"
+        )
+    training.step = step
+    return {"loss": value, "gaussians": float(len(training))}
+
+
+def _view_order(epoch: int, count: int, seed: int) -> list[int]:
+    """The order of the views in one pass over all of them."""
+    generator = torch.Generator().manual_seed(seed_of(seed, 3, epoch))
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def _background(config: FitConfig, seed: int, step: int) -> Tensor:
+    if config.background == "random":
+        return torch.rand(3, generator=torch.Generator().manual_seed(seed_of(seed, 4, step)))
+    return torch.full((3,), 1.0 if config.background == "white" else 0.0)
+
+
+def _raise_degree(training: Training) -> None:
+    """Add the spherical harmonics of the next degree, as zeros."""
+    old, optimizer = training.parameters["sh"], training.optimizers["sh"]
+    terms = (training.sh_degree + 2) ** 2
+    moments = {"step": optimizer.moments["step"]}
+    for key in ("exp_avg", "exp_avg_sq"):
+        moments[key] = _with_terms(optimizer.moments[key], terms)
+    training.parameters["sh"] = torch.nn.Parameter(_with_terms(old.detach(), terms))
+    optimizer.replace(training.parameters["sh"], moments)
+
+
+def _with_terms(sh: Tensor, terms: int) -> Tensor:
+    """sh [N K 3] with zeros appended up to `terms` of them."""
+    return torch.cat([sh, sh.new_zeros(len(sh), terms - sh.shape[1], 3)], dim=1)
+
+
+@torch.no_grad()
+def _held_out(training: Training, scene: Scene, backend: str) -> dict[str, float]:
+    """Mean PSNR (dB) and SSIM over the test views."""
+    gaussians = training.gaussians(training.sh_degree)
+    psnrs, ssims = [], []
+    for view in scene.test:
+        image = view.image().to(gaussians.means)
+        colors = render(gaussians, view.camera, backend=backend).colors.clamp(0, 1)
+        psnrs.append(float(psnr(colors, image)))
+        ssims.append(float(1 - photometric_loss(colors, image, ssim_weight=1)))
+    return {"psnr": math.fsum(psnrs) / len(psnrs), "ssim": math.fsum(ssims) / len(ssims)}

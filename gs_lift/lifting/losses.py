@@ -1,0 +1,155 @@
+"""Losses on the blended embeddings of one image's pixels.
+
+Notation: B sampled pixels; y segment, c confidence; f, s fast and slow embeddings. As in Contrastive Lift (Bhalgat et
+al. 2023, section 3.2), as its authors' code computes it: A is the first half of the pixels, whose fast embeddings are
+used, and B the second, whose slow embeddings are; k(u, v) = exp(-||f_u - s_v||), the distance not squared.
+
+Segment ids mean something in one image only, so all pixels of a call come from one image. Where a loss has nothing
+to compare (the authors' code gives NaN there) it is 0 and its gradient is 0.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gs_lift import _native
+
+Loss = Callable[
+    [Float[Tensor, "B D"], Float[Tensor, "B D"], Int[Tensor, "B"], Float[Tensor, "B"]], Float[Tensor, ""]
+]
+
+
+def contrastive(
+    fast: Float[Tensor, "B D"],
+    slow: Float[Tensor, "B D"],
+    segment: Int[Tensor, "B"],
+    confidence: Float[Tensor, "B"],
+) -> Float[Tensor, ""]:
+    """Tell a pixel's segment among the others: mean over u in A of -log softmax mass, over v in B, of y_v = y_u.
+
+    The logits are k(u, v). A pixel whose segment has no pixel in B does not count. Confidence has no part in it.
+    """
+    half = len(fast) // 2
+    _, ids = torch.unique(segment, return_inverse=True)
+    ids = ids.to(torch.int32)
+    return _Contrastive.apply(fast[:half], slow[half:].detach(), ids[:half], ids[half:])
+
+
+class _Contrastive(torch.autograd.Function):
+    """All pairs at once without a matrix of them, and the gradient with the value."""
+
+    @staticmethod
+    def forward(ctx: Any, fast: Tensor, slow: Tensor, fast_ids: Tensor, slow_ids: Tensor) -> Tensor:
+        gradient = torch.empty_like(fast, memory_format=torch.contiguous_format)
+        loss = _native.lifting_contrastive(
+            fast.detach().contiguous().numpy(),
+            slow.contiguous().numpy(),
+            fast_ids.numpy(),
+            slow_ids.numpy(),
+            gradient.numpy(),
+            torch.get_num_threads(),
+        )
+        ctx.save_for_backward(gradient)
+        return fast.new_tensor(loss)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradients[0] * ctx.saved_tensors[0], None, None, None
+
+
+def concentration(
+    fast: Float[Tensor, "B D"],
+    slow: Float[Tensor, "B D"],
+    segment: Int[Tensor, "B"],
+    confidence: Float[Tensor, "B"],
+) -> Float[Tensor, ""]:
+    """Pull each fast embedding to the mean slow embedding m of its segment.
+
+    Minus the mean, over the segments in both halves, of the mean over u in A of c_u exp(-||f_u - m||^2): squared here.
+    """
+    half = len(fast) // 2
+    names, ids = torch.unique(segment, return_inverse=True)
+    in_fast = torch.bincount(ids[:half], minlength=len(names))
+    in_slow = torch.bincount(ids[half:], minlength=len(names))
+    shared = (in_fast > 0) & (in_slow > 0)
+    sums = fast.new_zeros(len(names), fast.shape[1]).index_add_(0, ids[half:], slow[half:].detach())
+    centers = sums / in_slow.clamp(min=1)[:, None]
+    kernel = torch.exp(-(fast[:half] - centers[ids[:half]]).square().sum(dim=1))
+    # A mean over segments of means over pixels is a sum with one weight per pixel.
+    share = shared / (in_fast.clamp(min=1) * shared.sum().clamp(min=1))
+    return -(share[ids[:half]].to(fast.dtype) * confidence[:half] * kernel).sum()
+
+
+def vanilla(
+    fast: Float[Tensor, "B D"],
+    slow: Float[Tensor, "B D"],
+    segment: Int[Tensor, "B"],
+    confidence: Float[Tensor, "B"],
+    temperature: float = 100.0,
+) -> Float[Tensor, ""]:
+    """The paper's baseline: all pixels against each other, one embedding; `slow` and `confidence` have no part in it.
+
+    k = exp(-||f_u - f_v||^2 / T), T the temperature for pairs of one segment and 1 for others and for u = v.
+    """
+    if len(fast) == 0:
+        return fast.sum()
+    squared = (fast[:, None] - fast[None]).square().sum(dim=2)
+    same = (segment[:, None] == segment[None]) & ~torch.eye(len(fast), dtype=torch.bool)
+    weights = torch.exp(torch.exp(-squared / torch.where(same, temperature, 1.0)))
+    positive = (weights * same).sum(dim=1)
+    # A pixel alone in its segment has no positive: it adds nothing, but counts in the mean.
+    alone = positive == 0
+    terms = torch.where(alone, 1.0, positive).log() - weights.sum(dim=1).log()
+    return -torch.where(alone, 0.0, terms).sum() / len(fast)
+
+
+LOSSES: dict[str, Loss] = {"contrastive": contrastive, "concentration": concentration, "vanilla": vanilla}
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weight of each loss on the instance embeddings; 0 leaves it out."""
+
+    contrastive: float = 1.0
+    """Tells the pixels of a segment from those of others (Contrastive Lift, slow-fast)."""
+    concentration: float = 1.0
+    """Pulls the pixels of a segment to their mean."""
+    vanilla: float = 0.0
+    """The paper's baseline without slow embeddings; to use it, set the other two to 0."""
+
+
+def instance_loss(
+    fast: Float[Tensor, "B D"],
+    slow: Float[Tensor, "B D"],
+    segment: Int[Tensor, "B"],
+    confidence: Float[Tensor, "B"],
+    weights: LossWeights,
+) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    """The weighted sum of the losses, and the value of each that takes part."""
+    total, values = fast.sum() * 0, {}
+    for name in (field.name for field in fields(weights)):
+        if weight := getattr(weights, name):
+            loss = LOSSES[name](fast, slow, segment, confidence)
+            total, values[name] = total + weight * loss, float(loss.detach())
+    return total, values
+
+
+def semantic_cross_entropy(
+    blended: Float[Tensor, "B S"],
+    classes: Int[Tensor, "B"],
+    confidence: Float[Tensor, "B"],
+) -> Float[Tensor, ""]:
+    """Mean over the pixels of -c log p(class).
+
+    blended: class probabilities of the Gaussians, blended as colours are, so that a row sums to the pixel's opacity; it
+    is renormalised here. Blending probabilities, not logits, is what the authors do (as Panoptic Lifting, section 3.1).
+    """
+    if len(blended) == 0:
+        return blended.sum()
+    of_class = blended.gather(1, classes[:, None])[:, 0]
+    probability = of_class / (blended.sum(dim=1) + 1e-8)
+    return -(confidence * torch.log(probability + 1e-8)).mean()

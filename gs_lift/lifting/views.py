@@ -1,0 +1,98 @@
+"""The training views as lifting sees them: candidate pixels, their segments, their rows of W."""
+
+import logging
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from gs_lift.errors import SceneError
+from gs_lift.gaussians import Gaussians
+from gs_lift.lifting.sampling import LabelledPixels, ThingPixels, candidates, labelled_pixels, thing_pixels
+from gs_lift.rendering import blending_weights
+from gs_lift.rendering.weights import Weights
+from gs_lift.scene import Scene, View
+from gs_lift.segmentation import Segments
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Blender:
+    """Makes rows of W for the pixels of a camera: the frozen geometry and how it is rendered."""
+
+    gaussians: Gaussians
+    backend: str
+    minimum: float
+
+    def __call__(self, view: View, pixels: Int[Tensor, "Q"]) -> Weights:
+        return blending_weights(
+            self.gaussians, view.camera, pixels=pixels, minimum=self.minimum, backend=self.backend
+        )
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """One view with segments. `weights` holds W's rows of its candidate pixels, or None where they are made anew."""
+
+    view: View
+    pixels: Int[Tensor, "C"]
+    things: ThingPixels
+    labelled: LabelledPixels
+    weights: Weights | None = field(repr=False)
+
+    def rows(self, index: Int[Tensor, "Q"], blender: Blender) -> Weights:
+        """W's rows of the candidate pixels at `index`, in that order."""
+        if self.weights is not None:
+            return self.weights.rows(index)
+        return blender(self.view, self.pixels[index])
+
+
+def prepare(
+    scene: Scene, blender: Blender, *, pixels_per_view: int, budget_gb: float, seed: int
+) -> tuple[list[TrainingView], Float[Tensor, "N"]]:
+    """The training views that have segments, and the visibility of each Gaussian.
+
+    Visibility is the blending weight summed over all pixels of all training views; where a view has more pixels than
+    are used, their sum is scaled up. W stays in memory for the first views that fit into the budget.
+    """
+    if not scene.train:
+        raise SceneError(f"{scene.name}: no training views to lift from")
+    visibility = torch.zeros(len(blender.gaussians), dtype=torch.float64)
+    views, used = [], 0.0
+    for number, view in enumerate(scene.train):
+        generator = Generator().manual_seed(seed * 1_000_003 + number)
+        camera = view.camera
+        pixels = candidates(camera.height, camera.width, pixels_per_view, generator)
+        weights = blender(view, pixels)
+        visibility += weights.totals() * (camera.height * camera.width / len(pixels))
+        if view.segments is None:
+            continue
+        segments = read_segments(view, len(scene.classes))
+        fits = used + weights.nbytes <= budget_gb * 1e9
+        used += weights.nbytes if fits else 0
+        things = thing_pixels(segments, pixels, scene.classes)
+        labelled = labelled_pixels(segments, pixels)
+        if len(things) or len(labelled):
+            views.append(TrainingView(view, pixels, things, labelled, weights if fits else None))
+    cached = sum(view.weights is not None for view in views)
+    log.info("lifting from %d views, weights of %d cached: %.2f GB", len(views), cached, used / 1e9)
+    if not any(len(view.things) for view in views):
+        raise SceneError(f"{scene.name}: no training view has a segment of a thing; segment the images first")
+    return views, visibility.float()
+
+
+def read_segments(view: View, class_count: int) -> Segments:
+    """The view's segments. Raises SceneError if their size is not the camera's or a class is not the scene's."""
+    assert view.segments is not None
+    segments = view.segments()
+    wanted, got = (view.camera.height, view.camera.width), tuple(segments.instance.shape)
+    if got != wanted:
+        raise SceneError(f"{view.name}: segments are {got}, the image {wanted}; resize the masks")
+    highest = int(segments.semantic.max())
+    if highest >= class_count:
+        raise SceneError(f"{view.name}: segments have class {highest}, the scene only {class_count} classes")
+    if not bool(torch.isfinite(segments.confidence).all()):
+        raise SceneError(f"{view.name}: segments' confidence is not finite everywhere")
+    return segments

@@ -1,0 +1,285 @@
+"""How good an image, a semantic map or a panoptic segmentation is.
+
+Notation: a panoptic pixel is a pair (class, instance); a segment is the set of all pixels with the same pair, over as
+many images as are given at once. PQ^scene gives all test pixels of a scene at once, so an object counts once, and only
+if it keeps one id in every image (Panoptic Lifting, section 4; the figures agree with its released code).
+Counts are integers and shares float64; nan stands where there is nothing to judge.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gs_lift.segmentation import VOID, Segments
+
+MINIMUM_SHARE = 0.005
+"""Classes with a smaller share of the pixels are not judged (Panoptic Lifting's released metric)."""
+
+
+def psnr(image: Float[Tensor, "*S"], truth: Float[Tensor, "*S"]) -> Float[Tensor, ""]:
+    """Peak signal-to-noise ratio in dB of images in 0..1; infinite where they are equal."""
+    return -10 * torch.log10(torch.mean((image - truth) ** 2))
+
+
+def ssim(
+    image: Float[Tensor, "H W D"],
+    truth: Float[Tensor, "H W D"],
+    *,
+    padding: Literal["same", "valid"] = "same",
+) -> Float[Tensor, ""]:
+    """Mean structural similarity of images in 0..1, differentiable (Wang et al. 2004, as 3DGS computes it).
+
+    Window 11x11, Gaussian of sigma 1.5, C1 = .01^2, C2 = .03^2. padding "same" sees zeros outside the image and takes
+    the mean over all pixels (3DGS, and gsplat's fused_ssim by default); "valid" only over windows inside the image.
+    """
+    window = torch.exp(-((torch.arange(11, dtype=image.dtype, device=image.device) - 5) ** 2) / (2 * 1.5**2))
+    window = window / window.sum()
+    margin = 5 if padding == "same" else 0
+
+    def blur(values: Float[Tensor, "B rows columns"]) -> Float[Tensor, "B ..."]:
+        rows = torch.nn.functional.conv2d(values[:, None], window.view(1, 1, 11, 1), padding=(margin, 0))
+        return torch.nn.functional.conv2d(rows, window.view(1, 1, 1, 11), padding=(0, margin))[:, 0]
+
+    x, y = image.permute(2, 0, 1), truth.permute(2, 0, 1)
+    mean_x, mean_y, xx, yy, xy = blur(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
+    variance_x, variance_y, covariance = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+    structure = (2 * covariance + 0.03**2) / (variance_x + variance_y + 0.03**2)
+    return (luminance * structure).mean()
+
+
+class Confusion:
+    """Pixels by true class (rows) and predicted class (columns); the last column holds predictions that are no class.
+
+    Pixels whose truth is no class (VOID) are left out. The classes of `ignore` have no IoU of their own, but their
+    pixels count where another class is predicted on them (as in Panoptic Lifting's released metric).
+    """
+
+    def __init__(self, classes: int, ignore: Iterable[int] = ()):
+        self.counts = np.zeros((classes, classes + 1), np.int64)
+        self.ignore = tuple(ignore)
+
+    def update(self, pred: Int[Tensor, "*S"], truth: Int[Tensor, "*S"]) -> None:
+        """Add pixels, given by their semantic class."""
+        columns, rows = _numpy(pred).ravel().astype(np.int64), _numpy(truth).ravel().astype(np.int64)
+        size = len(self.counts)
+        judged = (rows >= 0) & (rows < size)
+        columns = np.where((columns >= 0) & (columns < size), columns, size)
+        keys = rows[judged] * (size + 1) + columns[judged]
+        self.counts += np.bincount(keys, minlength=size * (size + 1)).reshape(size, size + 1)
+
+    def iou(self, minimum_share: float = MINIMUM_SHARE) -> np.ndarray:
+        """Intersection over union of each class; nan where both its shares of the pixels are under the minimum."""
+        truth, pred = self.counts.sum(axis=1), self.counts.sum(axis=0)[:-1]
+        hits, total = np.diagonal(self.counts), self.counts.sum()
+        union = truth + pred - hits
+        rare = np.maximum(truth, pred) < minimum_share * total
+        left_out = rare | (union == 0) | np.isin(np.arange(len(self.counts)), self.ignore)
+        return np.where(left_out, np.nan, hits / np.maximum(union, 1))
+
+    def miou(self, minimum_share: float = MINIMUM_SHARE) -> float:
+        """Mean of `iou` over the classes that are judged."""
+        return _mean(self.iou(minimum_share))
+
+
+@dataclass(frozen=True)
+class ClassQuality:
+    """One class: pq = sq * rq, sq = mean IoU of the matches, rq = TP / (TP + FP / 2 + FN / 2)."""
+
+    pq: float
+    sq: float
+    rq: float
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+
+
+@dataclass(frozen=True)
+class PanopticQuality:
+    """pq, sq, rq: means over the classes that are judged, which `classes` holds; pq_things, pq_stuff: apart."""
+
+    pq: float
+    sq: float
+    rq: float
+    pq_things: float
+    pq_stuff: float
+    classes: dict[int, ClassQuality]
+
+
+def panoptic_pixels(images: Iterable[Segments]) -> Int[Tensor, "P 2"]:
+    """The (class, instance) of all pixels of some images, one after the other."""
+    pairs = [torch.stack([s.semantic.flatten(), s.instance.flatten()], dim=1).long() for s in images]
+    return torch.cat(pairs) if pairs else torch.empty(0, 2, dtype=torch.int64)
+
+
+def pq_scene(
+    pred: Int[Tensor, "P 2"],
+    truth: Int[Tensor, "P 2"],
+    *,
+    things: Iterable[int],
+    stuff: Iterable[int],
+    void: int | None = VOID,
+    minimum_share: float = MINIMUM_SHARE,
+) -> PanopticQuality:
+    """Panoptic quality of a scene from the (class, instance) of all its pixels; neither input is changed.
+
+    Pixels whose true class is `void` are left out. A class that has less than `minimum_share` of the pixels, but any,
+    in the prediction or in the truth is not judged; its pixels, and predictions of unknown classes, then count as void
+    in both. Stuff has one segment per class. Segments of a class match where their IoU is over 1/2; the union leaves
+    out what is void on the other side. A segment that is void for more than half is neither missed nor false
+    (Kirillov et al. 2019; Panoptic Lifting's released metric, to 1e-9).
+    """
+    pred_pairs, truth_pairs = _numpy(pred), _numpy(truth)
+    if void is not None:
+        seen = truth_pairs[:, 0] != void
+        pred_pairs, truth_pairs = pred_pairs[seen], truth_pairs[seen]
+    things, stuff = set(things), set(stuff)
+    judged = _judged(pred_pairs[:, 0], truth_pairs[:, 0], things | stuff, minimum_share)
+    matches = _match(_segments(pred_pairs, judged, stuff), _segments(truth_pairs, judged, stuff))
+    classes = {c: _class_quality(matches, c) for c in sorted(judged)}
+    return PanopticQuality(
+        pq=_mean([q.pq for q in classes.values()]),
+        sq=_mean([q.sq for q in classes.values()]),
+        rq=_mean([q.rq for q in classes.values()]),
+        pq_things=_mean([q.pq for c, q in classes.items() if c in things]),
+        pq_stuff=_mean([q.pq for c, q in classes.items() if c not in things]),
+        classes=classes,
+    )
+
+
+@dataclass(frozen=True)
+class FrameQuality:
+    """2D segments against the truth of their images, as means over the images; class-free."""
+
+    pq: float
+    sq: float
+    recall: float
+    precision: float
+    images: int
+
+
+def frame_quality(
+    pairs: Iterable[tuple[Segments, Segments]], *, things: Iterable[int], minimum_area_px: int = 15
+) -> FrameQuality:
+    """Quality of 2D segments, image by image, from pairs (segments, truth): what went into a lifting.
+
+    A segment matches a true object of at least `minimum_area_px` where their IoU is over 1/2. Segments that lie for
+    more than half on smaller objects are left out. Images without an object to find are left out.
+    """
+    rows = [row for found, truth in pairs if (row := _frame_row(found, truth, set(things), minimum_area_px))]
+    columns = zip(*rows, strict=True) if rows else [()] * 4
+    pq, sq, recall, precision = (_mean(column) for column in columns)
+    return FrameQuality(pq, sq, recall, precision, len(rows))
+
+
+def _frame_row(
+    found: Segments, truth: Segments, things: set[int], minimum_area: int
+) -> tuple[float, float, float, float] | None:
+    """(pq, sq, recall, precision) of one image; sq and precision are nan where there is no match and no segment."""
+    segment, semantic = _numpy(found.instance).ravel(), _numpy(truth.semantic).ravel()
+    instance = _numpy(truth.instance).ravel()
+    truth_ids, truth_codes = np.unique(
+        np.where((instance >= 0) & np.isin(semantic, list(things)), instance, -1), return_inverse=True
+    )
+    pred_ids, pred_codes = np.unique(np.where(segment >= 0, segment, -1), return_inverse=True)
+    areas = np.bincount(truth_codes)
+    objects = (truth_ids >= 0) & (areas >= minimum_area)
+    if not objects.any():
+        return None
+    overlap = np.bincount(pred_codes * len(truth_ids) + truth_codes, minlength=len(pred_ids) * len(truth_ids))
+    overlap = overlap.reshape(len(pred_ids), len(truth_ids))
+    sizes = overlap.sum(axis=1)
+    on_small = overlap[:, (truth_ids >= 0) & ~objects].sum(axis=1)
+    segments = (pred_ids >= 0) & (on_small <= 0.5 * sizes)
+    iou = (overlap / (sizes[:, None] + areas[None] - overlap))[segments][:, objects]
+    hits = iou[iou > 0.5]
+    pq = hits.sum() / (0.5 * (segments.sum() + objects.sum()))
+    precision = len(hits) / segments.sum() if segments.any() else np.nan
+    return float(pq), _mean(hits), len(hits) / float(objects.sum()), float(precision)
+
+
+@dataclass(frozen=True)
+class _Segmentation:
+    """Each pixel's segment as a code, and of each segment its class and area; class -1 is void (always code 0)."""
+
+    codes: np.ndarray
+    classes: np.ndarray
+    areas: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """Of each match its class and IoU; the classes of what is missed and of what is false."""
+
+    classes: np.ndarray
+    ious: np.ndarray
+    missed: np.ndarray
+    false: np.ndarray
+
+
+def _judged(pred: np.ndarray, truth: np.ndarray, known: set[int], minimum_share: float) -> set[int]:
+    """The known classes that are there, and nowhere so rare that they are dropped."""
+    counts = [dict(zip(*np.unique(classes, return_counts=True), strict=True)) for classes in (pred, truth)]
+    least = minimum_share * len(truth)
+    rare = {c for count in counts for c, pixels in count.items() if pixels < least}
+    return {int(c) for c in (counts[0].keys() | counts[1].keys()) - rare if c in known}
+
+
+def _segments(pairs: np.ndarray, judged: set[int], stuff: set[int]) -> _Segmentation:
+    """Segments of (class, instance) pairs, classes that are not judged put into void."""
+    classes, class_codes = np.unique(pairs[:, 0], return_inverse=True)
+    instances, instance_codes = np.unique(pairs[:, 1], return_inverse=True)
+    kept = np.isin(classes, list(judged))
+    divided = kept & ~np.isin(classes, list(stuff))
+    span = len(instances) + 1
+    keys = (class_codes + 1) * span + np.where(divided[class_codes], instance_codes, 0)
+    # Void in front: it is code 0 whether or not a pixel has it.
+    keys = np.concatenate([[0], np.where(kept[class_codes], keys, 0)])
+    unique, codes, areas = np.unique(keys, return_inverse=True, return_counts=True)
+    areas[0] -= 1
+    owners = np.concatenate([[-1], classes])[unique // span]
+    owners[0] = -1
+    return _Segmentation(codes[1:], owners, areas)
+
+
+def _match(pred: _Segmentation, truth: _Segmentation) -> _Matches:
+    """Match segments of the same class with an IoU over 1/2."""
+    width = len(truth.areas)
+    keys, overlap = np.unique(pred.codes.astype(np.int64) * width + truth.codes, return_counts=True)
+    p, t = keys // width, keys % width
+    void_of_truth, void_of_pred = np.zeros(width, np.int64), np.zeros(len(pred.areas), np.int64)
+    void_of_truth[t[p == 0]] = overlap[p == 0]
+    void_of_pred[p[t == 0]] = overlap[t == 0]
+    union = (pred.areas - void_of_pred)[p] + (truth.areas - void_of_truth)[t] - overlap
+    same = (p > 0) & (t > 0) & (pred.classes[p] == truth.classes[t])
+    # The released metric divides in float32: without the same rounding its figures differ in the eighth decimal.
+    iou = np.where(same, overlap.astype(np.float32) / np.maximum(union, 1).astype(np.float32), 0.0)
+    hit = iou > 0.5
+    missed = np.setdiff1d(np.flatnonzero(2 * void_of_truth <= truth.areas), [0, *t[hit]])
+    false = np.setdiff1d(np.flatnonzero(2 * void_of_pred <= pred.areas), [0, *p[hit]])
+    return _Matches(truth.classes[t[hit]], iou[hit], truth.classes[missed], pred.classes[false])
+
+
+def _class_quality(matches: _Matches, judged: int) -> ClassQuality:
+    ious = matches.ious[matches.classes == judged]
+    hits, false = len(ious), int((matches.false == judged).sum())
+    missed = int((matches.missed == judged).sum())
+    sq = float(ious.sum(dtype=np.float64)) / hits if hits else 0.0
+    rq = hits / (hits + 0.5 * false + 0.5 * missed) if hits else 0.0
+    return ClassQuality(sq * rq, sq, rq, hits, false, missed)
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return np.asarray(values.detach().cpu().numpy())
+
+
+def _mean(values: Iterable[float] | np.ndarray) -> float:
+    """Mean of what is not nan; nan of nothing."""
+    array = np.asarray(list(values), np.float64)
+    array = array[~np.isnan(array)]
+    return float(array.mean()) if len(array) else float("nan")

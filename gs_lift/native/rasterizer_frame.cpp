@@ -1,0 +1,173 @@
+// Depth order, tile lists, the store of frames, and the choice of an instruction set.
+#include "rasterizer_frame.h"
+
+#include <atomic>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+namespace {
+
+struct Level {
+    const Kernels *kernels;
+    bool available;
+};
+
+std::vector<Level> levels() {  // the best first
+    std::vector<Level> all;
+#if defined(GS_LIFT_X86_LEVELS)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    all.push_back({&KERNELS_AVX512, avx512});
+    all.push_back({&KERNELS_AVX2, avx2});
+#endif
+    all.push_back({&KERNELS_BASELINE, true});
+    return all;
+}
+
+const Kernels *find(const char *name) {
+    for (const Level &level : levels())
+        if (level.available && (!name || std::strcmp(level.kernels->name, name) == 0)) return level.kernels;
+    return nullptr;
+}
+
+std::atomic<const Kernels *> chosen{nullptr};
+
+std::mutex store_mutex;
+std::vector<std::unique_ptr<Frame>> store;
+constexpr size_t STORED = 4;
+
+// Floats in ascending order have ascending keys.
+uint32_t depth_key(float depth) {
+    uint32_t bits;
+    std::memcpy(&bits, &depth, sizeof bits);
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+}  // namespace
+
+const Kernels &kernels() {
+    const Kernels *now = chosen.load(std::memory_order_acquire);
+    if (!now) {
+        const char *name = std::getenv("GS_LIFT_SIMD");
+        now = find(name && *name ? name : nullptr);
+        if (!now) throw std::invalid_argument("GS_LIFT_SIMD: this CPU or build has no such level; leave it unset");
+        chosen.store(now, std::memory_order_release);
+    }
+    return *now;
+}
+
+bool use_kernels(const char *name) {
+    const Kernels *found = find(name);
+    if (found) chosen.store(found, std::memory_order_release);
+    return found != nullptr;
+}
+
+FrameHandle::FrameHandle() {
+    std::lock_guard<std::mutex> lock(store_mutex);
+    if (store.empty()) {
+        frame_ = std::make_unique<Frame>();
+    } else {
+        frame_ = std::move(store.back());
+        store.pop_back();
+    }
+}
+
+FrameHandle::~FrameHandle() {
+    if (!frame_) return;
+    std::lock_guard<std::mutex> lock(store_mutex);
+    if (store.size() < STORED) store.push_back(std::move(frame_));
+}
+
+void Frame::build(const float *means2d, const float *conics, const float *opacities, const float *depths,
+                  const int32_t *radii, int n, int width, int height, int threads) {
+    count = n;
+    image = Image{};
+    image.width = width, image.height = height;
+    image.tiles_x = (width + TILE - 1) / TILE, image.tiles_y = (height + TILE - 1) / TILE;
+    Record *records = records_.reserve(size_t(n));
+    Rect *rects = rects_.reserve(size_t(n));
+    const Kernels &k = kernels();
+    parallel_ranges(n, threads, [&](int begin, int end) {
+        k.prepare(means2d, conics, opacities, radii, width, height, begin, end, records, rects);
+    });
+
+    uint32_t *first_slot = first_slot_.reserve(size_t(n) + 1);
+    KeyedId *order = order_.reserve(size_t(n));
+    uint64_t total = 0;
+    uint32_t visible = 0;
+    for (int i = 0; i < n; i++) {
+        const Rect r = rects[i];
+        first_slot[i] = uint32_t(total);
+        if (r.x1 == r.x0) continue;
+        total += uint64_t(r.x1 - r.x0) * uint64_t(r.y1 - r.y0);
+        if (total >> 31) throw std::length_error("more than 2^31 (Gaussian, tile) pairs; render a smaller image");
+        order[visible++] = {depth_key(depths[i]), uint32_t(i)};
+    }
+    first_slot[n] = pairs = uint32_t(total);
+    image.records = records, image.rects = rects, image.first_slot = first_slot;
+    sort_by_depth(visible);
+    fill_tiles(visible);
+}
+
+// Stable radix sort, 11 bits at a time; a digit that all keys share is passed over.
+void Frame::sort_by_depth(uint32_t visible) {
+    constexpr uint32_t RADIX = 2048;
+    std::vector<uint32_t> counts(3 * RADIX, 0);
+    KeyedId *from = order_.get();
+    for (uint32_t i = 0; i < visible; i++)
+        for (uint32_t pass = 0; pass < 3; pass++) counts[pass * RADIX + (from[i].key >> (11 * pass)) % RADIX]++;
+    for (uint32_t pass = 0; pass < 3 && visible > 0; pass++) {
+        uint32_t *count_of = counts.data() + pass * RADIX;
+        if (count_of[(from[0].key >> (11 * pass)) % RADIX] == visible) continue;
+        uint32_t sum = 0;
+        for (uint32_t digit = 0; digit < RADIX; digit++) sum += std::exchange(count_of[digit], sum);
+        KeyedId *to = swap_.reserve(size_t(count));
+        for (uint32_t i = 0; i < visible; i++) to[count_of[(from[i].key >> (11 * pass)) % RADIX]++] = from[i];
+        std::swap(order_, swap_);
+        from = order_.get();
+    }
+}
+
+// Counting sort of the pairs by tile: counts from the corners of the rectangles, then one pass in depth order.
+void Frame::fill_tiles(uint32_t visible) {
+    const size_t columns = size_t(image.tiles_x) + 1, rows = size_t(image.tiles_y) + 1, tile_count = size_t(tiles());
+    const KeyedId *order = order_.get();
+    int32_t *changes = changes_.reserve(columns * rows);
+    std::memset(changes, 0, columns * rows * sizeof *changes);
+    for (uint32_t i = 0; i < visible; i++) {
+        const Rect r = image.rects[order[i].id];
+        changes[r.y0 * columns + r.x0]++, changes[r.y1 * columns + r.x1]++;
+        changes[r.y0 * columns + r.x1]--, changes[r.y1 * columns + r.x0]--;
+    }
+    uint32_t *tile_start = tile_start_.reserve(tile_count + 1), *cursor = cursor_.reserve(tile_count);
+    uint32_t sum = 0;
+    for (size_t y = 0; y < size_t(image.tiles_y); y++) {
+        int32_t along = 0;
+        for (size_t x = 0; x < size_t(image.tiles_x); x++) {
+            along += changes[y * columns + x];
+            const int32_t here = along + (y > 0 ? changes[(y - 1) * columns + x] : 0);
+            changes[y * columns + x] = here;
+            const size_t tile = y * size_t(image.tiles_x) + x;
+            tile_start[tile] = cursor[tile] = sum;
+            sum += uint32_t(here);
+        }
+    }
+    tile_start[tile_count] = sum;
+    uint32_t *entries = entries_.reserve(pairs);
+    for (uint32_t i = 0; i < visible; i++) {
+        const Rect r = image.rects[order[i].id];
+        for (size_t y = r.y0; y < r.y1; y++)
+            for (size_t x = r.x0; x < r.x1; x++) entries[cursor[y * size_t(image.tiles_x) + x]++] = order[i].id;
+    }
+    image.entries = entries, image.tile_start = tile_start;
+}
+
+uint8_t *Frame::touched() {
+    uint8_t *touched = touched_.reserve(pairs);
+    if (pairs) std::memset(touched, 0, pairs);
+    return touched;
+}

@@ -1,0 +1,318 @@
+"""Splats and labels as PLY files, by the property names of 3DGS (Inria); the only importer of plyfile.
+
+A splat's vertex holds, as float32: x y z nx ny nz f_dc_0..2 f_rest_0.. opacity scale_0..2 rot_0..3, all before
+activation (opacity as a logit, scales as logarithms, rot wxyz), f_rest channel by channel: all red, green, blue.
+labels.ply adds `int instance_id` (0 = none, 1..M by falling size), `float instance_score` and `uchar red green blue`
+after them, in the order of the input's rows: viewers of splats pass over what they do not know.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gs_lift.errors import SplatError
+from gs_lift.files import write_atomic
+from gs_lift.gaussians import Gaussians
+from gs_lift.geometry import SH_C0
+from gs_lift.palette import colorize, palette
+from gs_lift.segmentation import Classes, Embeddings, Instances
+
+MAX_HEADER_BYTES = 1 << 20
+"""A PLY header is text of one or two kilobytes; a file whose header does not end before this is no PLY."""
+
+_SIZES = {"char": 1, "uchar": 1, "int8": 1, "uint8": 1, "short": 2, "ushort": 2, "int16": 2, "uint16": 2} | {
+    "int": 4, "uint": 4, "int32": 4, "uint32": 4, "float": 4, "float32": 4, "double": 8, "float64": 8
+}  # fmt: skip
+
+_POSITION = ["x", "y", "z"]
+_SH0 = ["f_dc_0", "f_dc_1", "f_dc_2"]
+_SHAPE = ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
+
+
+def read_splat(path: Path) -> Gaussians:
+    """The Gaussians of a PLY in Inria's layout, with its properties in any order, at any degree 0..4, any byte order.
+
+    `red green blue` (0..255) stand in for a missing f_dc, as nerfstudio writes them. Raises SplatError for whatever
+    is no such file, before memory is taken for what its header merely claims.
+    """
+    vertex = _read_vertex(path)
+    names = set(vertex.dtype.names or ())
+    if not names.issuperset(_SH0) and names.issuperset(["red", "green", "blue"]):
+        rgb = _columns(path, vertex, ["red", "green", "blue"]) / np.float32(255)
+        sh0 = (rgb - np.float32(0.5)) / np.float32(SH_C0)
+    else:
+        sh0 = _columns(path, vertex, _SH0)
+    rest = sum(name.startswith("f_rest_") for name in names)
+    if rest not in (0, 9, 24, 45, 72):
+        raise SplatError(f"{path}: {rest} f_rest properties; wanted 0, 9, 24, 45 or 72 (degrees 0 to 4)")
+    shN = _columns(path, vertex, [f"f_rest_{i}" for i in range(rest)]).reshape(len(vertex), 3, rest // 3)
+    shape = _columns(path, vertex, _SHAPE)
+    quats = shape[:, 4:]
+    if (zero := np.flatnonzero(~quats.any(axis=1))).size:
+        raise SplatError(
+            f"{path}: rot_0..3 are all zero in {zero.size} rows (first: {zero[0]}); not a rotation"
+        )
+    return Gaussians(
+        means=torch.from_numpy(_columns(path, vertex, _POSITION)),
+        quats=torch.from_numpy(quats.copy()),
+        log_scales=torch.from_numpy(shape[:, 1:4].copy()),
+        logit_opacities=torch.from_numpy(shape[:, 0].copy()),
+        sh0=torch.from_numpy(sh0[:, None, :].copy()),
+        shN=torch.from_numpy(shN.transpose(0, 2, 1).copy()),
+    )
+
+
+def read_labels(path: Path) -> tuple[Int[Tensor, "N"], Float[Tensor, "N"]]:
+    """The labels (-1 = none) and scores of a labels.ply, row by row; `read_splat` reads its Gaussians."""
+    vertex = _read_vertex(path)
+    ids = _columns(path, vertex, ["instance_id"])[:, 0]
+    if (ids < 0).any() or (ids != np.floor(ids)).any():
+        raise SplatError(f"{path}: instance_id holds {ids.min():g}; wanted 0 (none) or 1..M")
+    scores = _columns(path, vertex, ["instance_score"])[:, 0]
+    return torch.from_numpy(ids.astype(np.int64) - 1), torch.from_numpy(scores)
+
+
+def write_splat(path: Path, gaussians: Gaussians, *, comments: Sequence[str] = ()) -> None:
+    """Write Inria's exact layout, nothing else in it: the readers that know only this take it."""
+    _write_vertex(path, _splat_rows(gaussians), comments)
+
+
+def write_labels(
+    path: Path, gaussians: Gaussians, instances: Instances, *, comments: Sequence[str] = ()
+) -> None:
+    """Write the Gaussians in their order with each one's instance_id, instance_score and palette colour."""
+    splat = _splat_rows(gaussians)
+    colors = [(name, "u1") for name in ("red", "green", "blue")]
+    rows = np.empty(len(splat), [*_fields(splat), ("instance_id", "<i4"), ("instance_score", "<f4"), *colors])
+    for name in splat.dtype.names or ():
+        rows[name] = splat[name]
+    labels = _array(instances.labels)
+    rows["instance_id"] = labels + 1
+    rows["instance_score"] = _array(instances.scores)
+    rows["red"], rows["green"], rows["blue"] = colorize(labels).T
+    _write_vertex(path, rows, comments)
+
+
+def write_instances(
+    path: Path, gaussians: Gaussians, instances: Instances, *, comments: Sequence[str] = ()
+) -> None:
+    """Write the splat with every Gaussian in its instance's colour, from all sides: for any viewer of splats."""
+    colors = torch.from_numpy(colorize(_array(instances.labels))).float() / 255
+    painted = replace(
+        gaussians.detach().to("cpu"),
+        sh0=((colors - 0.5) / SH_C0)[:, None, :],
+        shN=torch.zeros(len(gaussians), 0, 3),
+    )
+    write_splat(path, painted, comments=comments)
+
+
+def labels_json(
+    gaussians: Gaussians,
+    instances: Instances,
+    classes: Classes,
+    embeddings: Embeddings | None = None,
+    *,
+    views: Sequence[Sequence[str]] | None = None,
+) -> str:
+    """What labels.ply says, one entry per object: id, class, colour, size, score, boxes of its Gaussians' centres.
+
+    Lengths are in world units. obb: the box along the principal axes (rows of `axes`). visibility: total blending
+    weight over the training pixels, if the embeddings are given; views: names of the views that see it, if given.
+    """
+    labels, scores, means = _array(instances.labels), _array(instances.scores), _array(gaussians.means)
+    order = np.argsort(labels, kind="stable")
+    bounds = np.searchsorted(labels[order], np.arange(len(instances) + 1))
+    objects = []
+    for i, (color, semantic) in enumerate(
+        zip(palette(len(instances)).tolist(), instances.classes.tolist(), strict=True)
+    ):
+        members = order[bounds[i] : bounds[i + 1]]
+        entry: dict[str, Any] = {
+            "id": i + 1,
+            "class": classes.names[semantic] if 0 <= semantic < len(classes) else None,
+            "color": color,
+            "count": len(members),
+        }
+        if len(members):
+            entry["score"] = round(float(scores[members].mean(dtype=np.float64)), 6)
+            entry |= _boxes(means[members].astype(np.float64))
+        if embeddings is not None:
+            entry["visibility"] = round(
+                float(_array(embeddings.visibility)[members].sum(dtype=np.float64)), 3
+            )
+        if views is not None:
+            entry["views"] = list(views[i])
+        objects.append(json.dumps(entry))
+    # One line an object: a person can read it, and a diff shows which object changed.
+    lines = ",\n  ".join(objects)
+    return (
+        f'{{"instances": {len(instances)}, "gaussians": {len(labels)}, "none": {int((labels < 0).sum())}, "objects": ['
+        + (f"\n  {lines}\n" if objects else "")
+        + "]}\n"
+    )
+
+
+def _boxes(points: np.ndarray) -> dict[str, Any]:
+    """Centroid, axis-aligned box and oriented box (principal axes, by falling spread, right-handed) of [n 3] points."""
+    centroid = points.mean(axis=0)
+    axes = np.linalg.eigh((points - centroid).T @ (points - centroid))[1].T[::-1]
+    # An eigenvector's sign is arbitrary: its largest component is made positive, so that files compare.
+    axes = axes * np.sign(axes[np.arange(3), np.abs(axes).argmax(axis=1)])[:, None]
+    axes[2] = np.cross(axes[0], axes[1])
+    along = points @ axes.T
+    low, high = along.min(axis=0), along.max(axis=0)
+
+    def rounded(values: np.ndarray) -> Any:
+        return np.round(values, 6).tolist()
+
+    return {
+        "centroid": rounded(centroid),
+        "bbox": {"min": rounded(points.min(axis=0)), "max": rounded(points.max(axis=0))},
+        "obb": {
+            "center": rounded((low + high) / 2 @ axes),
+            "size": rounded(high - low),
+            "axes": rounded(axes),
+        },
+    }
+
+
+def _splat_rows(gaussians: Gaussians) -> np.ndarray:
+    """The Gaussians as the rows of Inria's layout."""
+    g = gaussians.detach().to("cpu")
+    count, higher = len(g), g.shN.shape[1]
+    names = [*_POSITION, "nx", "ny", "nz", *_SH0, *(f"f_rest_{i}" for i in range(3 * higher)), *_SHAPE]
+    f_rest = g.shN.transpose(1, 2).reshape(count, 3 * higher)
+    shape = [g.logit_opacities[:, None], g.log_scales, g.quats]
+    parts = [g.means, torch.zeros(count, 3), g.sh0[:, 0], f_rest, *shape]
+    table = np.ascontiguousarray(torch.cat([part.float() for part in parts], dim=1).numpy(), dtype="<f4")
+    return table.view([(name, "<f4") for name in names])[:, 0]
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.asarray(tensor.detach().cpu().numpy())
+
+
+def _fields(rows: np.ndarray) -> list[tuple[str, str]]:
+    return [(name, rows.dtype[name].str) for name in rows.dtype.names or ()]
+
+
+def _write_vertex(path: Path, rows: np.ndarray, comments: Iterable[str]) -> None:
+    """One binary little-endian `vertex` element; the bytes depend on the arguments only."""
+    from plyfile import PlyData, PlyElement
+
+    # A PLY comment is one line of ASCII.
+    lines = [" ".join(comment.split()).encode("ascii", "backslashreplace").decode() for comment in comments]
+    data = PlyData([PlyElement.describe(rows, "vertex")], text=False, byte_order="<", comments=lines)
+
+    def write(file: BinaryIO) -> None:
+        data.write(file)
+
+    write_atomic(path, write)
+
+
+@dataclass
+class _Element:
+    """An element of a PLY header; sizes: bytes of each property in a binary file."""
+
+    name: str
+    count: int
+    sizes: list[int]
+
+    def least_bytes(self, ascii_format: bool) -> int:
+        """Of one row: in text a value takes a digit and a separator. A row takes something in any case."""
+        return max(1, 2 * len(self.sizes) if ascii_format else sum(self.sizes))
+
+
+def _read_vertex(path: Path) -> np.ndarray:
+    """The rows of the `vertex` element, not copied where the file can be mapped."""
+    from plyfile import PlyData, PlyParseError
+
+    with path.open("rb") as file:
+        head = file.read(MAX_HEADER_BYTES)
+        size = file.seek(0, 2)
+    _check_header(path, head, size)
+    try:
+        vertex = PlyData.read(str(path))["vertex"].data
+    except (PlyParseError, ValueError, OverflowError) as error:
+        raise SplatError(f"{path}: not a readable PLY: {error}") from None
+    return np.asarray(vertex)
+
+
+def _check_header(path: Path, head: bytes, size: int) -> None:
+    """Raise SplatError unless the header is that of a splat and the file as long as it says."""
+    begin = re.match(rb"ply(\r\n|\n|\r)", head)
+    if not begin:
+        raise SplatError(f"{path}: not a PLY file (it does not begin with the line `ply`)")
+    # Lines end as the first one does, for plyfile too: both must see the same header.
+    text, end, _ = head.partition(begin[1] + b"end_header" + begin[1])
+    if not end:
+        raise SplatError(
+            f"{path}: the PLY header does not end (no end_header); the file is cut short or no PLY"
+        )
+    ascii_format, elements = _parse_header(path, text.decode("latin-1").split(begin[1].decode()))
+    counts = {element.name: element.count for element in elements}
+    if "chunk" in counts:
+        raise SplatError(
+            f"{path}: a compressed PLY; export it as plain PLY first (splat-transform, SuperSplat)"
+        )
+    if "vertex" not in counts:
+        raise SplatError(f"{path}: no vertex element; wanted 3D Gaussians")
+    if counts["vertex"] == 0:
+        raise SplatError(f"{path}: holds no Gaussians (0 vertices)")
+    needed = sum(element.count * element.least_bytes(ascii_format) for element in elements)
+    there = size - len(text) - len(end)
+    # The last value of a text may lack its separator.
+    if needed > there + ascii_format:
+        raise SplatError(
+            f"{path}: the header announces {counts['vertex']} vertices, at least {needed} bytes, but {there} follow; "
+            "the file is cut short or damaged"
+        )
+
+
+def _parse_header(path: Path, lines: list[str]) -> tuple[bool, list[_Element]]:
+    """Whether the body is text, and the elements."""
+    ascii_format, elements = False, list[_Element]()
+    for line in lines[1:]:
+        words = line.split()
+        if words[:1] == ["format"]:
+            ascii_format = words[1:2] == ["ascii"]
+        elif words[:1] == ["element"]:
+            # 18 digits: enough for any file, and int() of more digits would be slow by itself.
+            if len(words) != 3 or not words[2].isdecimal() or len(words[2]) > 18:
+                raise SplatError(f"{path}: PLY header: wanted `element NAME COUNT`, got {line[:80]!r}")
+            elements.append(_Element(words[1], int(words[2]), []))
+        elif words[:1] == ["property"]:
+            if words[1:2] == ["list"]:
+                raise SplatError(f"{path}: has a list property ({line[:80]!r}): a mesh, not a splat")
+            if len(words) != 3 or words[1] not in _SIZES or not elements:
+                raise SplatError(f"{path}: PLY header: wanted `property TYPE NAME`, got {line[:80]!r}")
+            elements[-1].sizes.append(_SIZES[words[1]])
+    return ascii_format, elements
+
+
+def _columns(path: Path, vertex: np.ndarray, names: list[str]) -> Float[np.ndarray, "N C"]:
+    """The named properties as float32, finite. Raises SplatError for one that is missing or not finite."""
+    missing = [name for name in names if name not in (vertex.dtype.names or ())]
+    if missing:
+        raise SplatError(
+            f"{path}: no property {', '.join(missing)}; wanted the vertex layout of 3D Gaussian Splatting"
+        )
+    table = np.empty((len(vertex), len(names)), np.float32)
+    with np.errstate(over="ignore"):  # a double over float32's range becomes inf, which is refused below
+        for column, name in enumerate(names):
+            table[:, column] = vertex[name]
+    if not np.isfinite(table).all():
+        row, column = np.argwhere(~np.isfinite(table))[0]
+        bad = int((~np.isfinite(table)).any(axis=1).sum())
+        raise SplatError(
+            f"{path}: {bad} of {len(table)} rows hold nan or infinity (first: row {row}, {names[column]})"
+        )
+    return table

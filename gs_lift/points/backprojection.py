@@ -1,0 +1,40 @@
+"""Points from the depth maps of the training views."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gs_lift.errors import SceneError
+from gs_lift.geometry import unproject
+from gs_lift.scene import Scene, View
+
+
+def backproject(scene: Scene, *, seed: int, count: int) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
+    """At most `count` pixels with depth, drawn evenly from all training views, with their colours.
+
+    Raises SceneError if no training view has a depth map, or none has depth in it.
+    """
+    views = [view for view in scene.train if view.depth is not None]
+    if not views:
+        raise SceneError(f"{scene.name}: no depth maps; use data.init=triangulate or data.init=random")
+    generator = torch.Generator().manual_seed(seed)
+    share = -(-count // len(views))
+    parts = [_sample(view, share, generator) for view in views]
+    points, colors = (torch.cat(part) for part in zip(*parts, strict=True))
+    if not len(points):
+        raise SceneError(
+            f"{scene.name}: the depth maps are empty; use data.init=triangulate or data.init=random"
+        )
+    keep = torch.randperm(len(points), generator=generator)[:count]
+    return points[keep].float(), colors[keep]
+
+
+def _sample(
+    view: View, count: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "S 3"], Float[Tensor, "S 3"]]:
+    assert view.depth is not None
+    depth = view.depth()
+    valid = (depth > 0).flatten().nonzero()[:, 0]
+    chosen = valid[torch.randperm(len(valid), generator=generator)[:count]]
+    points = unproject(depth.double(), view.camera.K, view.camera.viewmat).reshape(-1, 3)
+    return points[chosen], view.image().reshape(-1, 3)[chosen]

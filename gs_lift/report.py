@@ -1,0 +1,239 @@
+"""Scores as a table for people and as JSON for programs; pictures of what went in and what came out."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image, ImageDraw, ImageFont
+from rich import box
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from gs_lift.evaluation import Scores
+from gs_lift.files import write_atomic
+from gs_lift.palette import colorize
+
+Row = tuple[str, Scores, Mapping[str, float]]
+"""Name of a scene, its scores, the seconds of its stages."""
+
+FIGURES = (
+    *("pq_scene", "sq", "rq", "pq_things", "pq_stuff", "miou"),
+    *("psnr", "ssim", "objects_true", "objects_found", "gaussians"),
+)
+"""The fields of Scores that are one number; None where there is no truth."""
+
+_HEADINGS = ("PQ\nscene", "\nSQ", "\nRQ", "PQ\nthings", "PQ\nstuff", "\nmIoU", "\nPSNR", "\nSSIM")
+
+
+def scores_table(rows: Sequence[Row]) -> Table:
+    """One line per scene, and their mean where there are several; a dash where there is no truth. 80 columns wide."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, show_edge=False)
+    table.add_column("\nscene", overflow="fold")
+    for heading in (*_HEADINGS, "objects\nfound", "\nsplats", "\nsec."):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, scores, seconds in rows:
+        table.add_row(Text(name), *_cells(_figures(scores)), f"{sum(seconds.values()):.0f}")
+    if len(rows) > 1:
+        table.add_section()
+        total = math.fsum(sum(seconds.values()) for _, _, seconds in rows) / len(rows)
+        table.add_row("mean", *_cells(_means(rows)), f"{total:.0f}")
+    return table
+
+
+def scores_json(rows: Sequence[Row]) -> str:
+    """{"scenes": [{"name", the figures, "seconds": {stage: s}}], "mean": {the figures}}; null where there is no truth.
+
+    A mean is over the scenes that have the figure. Shares lie in 0..1, psnr in dB.
+    """
+    scenes = [
+        {"name": name, **_figures(scores), "seconds": {stage: round(s, 2) for stage, s in seconds.items()}}
+        for name, scores, seconds in rows
+    ]
+    return json.dumps({"scenes": scenes, "mean": _means(rows)}, indent=1, allow_nan=False) + "\n"
+
+
+def _figures(scores: Scores) -> dict[str, float | None]:
+    return {name: getattr(scores, name) for name in FIGURES}
+
+
+def _means(rows: Sequence[Row]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {}
+    for name in FIGURES:
+        values = [value for _, scores, _ in rows if (value := getattr(scores, name)) is not None]
+        means[name] = math.fsum(values) / len(values) if values else None
+    return means
+
+
+def _cells(figures: Mapping[str, float | None]) -> list[str]:
+    """The figures as text: shares as .842, PSNR in dB, objects as found/true, Gaussians in thousands."""
+
+    def text(name: str, digits: int) -> str:
+        value = figures[name]
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    def share(name: str) -> str:
+        return text(name, 3).removeprefix("0")[:4]
+
+    objects = f"{text('objects_found', 0)}/{text('objects_true', 0)}".replace("-/-", "-")
+    return [
+        *map(share, FIGURES[:6]),
+        text("psnr", 2),
+        share("ssim"),
+        objects,
+        f"{(figures['gaussians'] or 0) / 1000:.0f}k",
+    ]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One view on a contact sheet: pictures side by side, None where there is none.
+
+    image: colours in 0..1. Label maps: ids, -1 = none; those of `segments` mean something in their own image only.
+    """
+
+    name: str
+    image: Float[Tensor, "H W 3"]
+    truth: Int[Tensor, "H W"] | None = None
+    segments: Int[Tensor, "H W"] | None = None
+    instances: Int[Tensor, "H W"] | None = None
+
+
+_COLUMNS = {
+    "image": "image",
+    "truth": "truth",
+    "segments": "2D segments (input)",
+    "instances": "our instances",
+}
+_GAP = 6
+_SHADE = 0.25
+"""How much of a label's colour gives way to the image's brightness."""
+
+
+def contact_sheet(path: Path, strips: Sequence[Strip], *, width: int = 256) -> None:
+    """A PNG with one row per view: image | truth | segments | our instances, those that any view has.
+
+    Pictures are `width` pixels wide; labels are shaded by the image, grey where there is none, with a black line
+    around each. Instances have the colours of labels.ply. A true object (over all views) or a segment (in its image)
+    has the colour of the instance that it matches with an IoU over 1/2, else one that no instance has.
+    """
+    strips = _with_matching_colors(strips)
+    columns = [name for name in _COLUMNS if any(getattr(strip, name) is not None for strip in strips)]
+    font = ImageFont.load_default(size=15)
+    caption = 24
+    heights = [round(width * strip.image.shape[0] / strip.image.shape[1]) for strip in strips]
+    rows = len(strips) + (len(columns) > 2 and "instances" in columns)  # the last one for the legend
+    size = (_GAP + len(columns) * (width + _GAP), caption + sum(heights) + rows * (caption + _GAP))
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, name in enumerate(columns):
+        draw.text((_GAP + column * (width + _GAP), 3), _COLUMNS[name], fill="black", font=font)
+    top = caption
+    for strip, height in zip(strips, heights, strict=True):
+        for column, name in enumerate(columns):
+            picture = _picture(strip, name, width, height)
+            if picture is not None:
+                sheet.paste(picture, (_GAP + column * (width + _GAP), top))
+        draw.text((_GAP, top + height + 2), _describe(strip), fill=(70, 70, 70), font=font)
+        top += height + caption + _GAP
+    if rows > len(strips):
+        draw.text(
+            (_GAP, top + 2), "same colour: IoU over 1/2 with our instance", fill=(70, 70, 70), font=font
+        )
+    write_atomic(path, lambda file: sheet.save(file, format="PNG"))
+
+
+def label_picture(labels: Int[Tensor, "H W"], image: Float[Tensor, "H W 3"] | None = None) -> np.ndarray:
+    """[H W 3] uint8: the palette colour of each label, grey for none, shaded by the image where it is given."""
+    ids = labels.cpu().numpy()
+    colors = colorize(ids).astype(np.float64)
+    if image is not None:
+        brightness = image.detach().cpu().numpy().mean(axis=2, keepdims=True)
+        colors = colors * (1 - _SHADE) + 255 * _SHADE * brightness
+    border = np.zeros(ids.shape, bool)
+    border[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+    border[1:] |= ids[1:] != ids[:-1]
+    colors[border] = 0
+    return colors.round().astype(np.uint8)
+
+
+def _with_matching_colors(strips: Sequence[Strip]) -> list[Strip]:
+    """The strips with truth and segments renamed to the instances that they match, as `contact_sheet` says."""
+    if not strips:
+        return []
+    instances = [_labels(strip, "instances") for strip in strips]
+    fresh = max(int(ids.max()) for ids in instances) + 1
+    truth = _renamed(torch.cat([_labels(strip, "truth") for strip in strips]), torch.cat(instances), fresh)
+    return [
+        replace(
+            strip,
+            truth=None if strip.truth is None else ids.reshape(strip.truth.shape),
+            segments=None if strip.segments is None else _renamed(strip.segments.cpu(), own, fresh),
+        )
+        for strip, own, ids in zip(
+            strips, instances, truth.split([len(ids) for ids in instances]), strict=True
+        )
+    ]
+
+
+def _labels(strip: Strip, name: str) -> Int[Tensor, "P"]:
+    """One label map of a strip, flat; all -1 where there is none."""
+    ids = getattr(strip, name)
+    return torch.full(strip.image.shape[:2], -1).flatten() if ids is None else ids.cpu().long().flatten()
+
+
+def _renamed(ids: Int[Tensor, "..."], instances: Int[Tensor, "P"], fresh: int) -> Int[Tensor, "..."]:
+    """Ids that match an instance take its number, the others take numbers from `fresh` on; -1 stays."""
+    names, rows = ids.unique(return_inverse=True)
+    numbers, columns = instances.unique(return_inverse=True)
+    size = len(names), len(numbers)
+    overlap = torch.bincount(rows.flatten() * size[1] + columns, minlength=size[0] * size[1]).reshape(size)
+    iou = overlap / (overlap.sum(dim=1, keepdim=True) + overlap.sum(dim=0) - overlap)
+    iou[:, numbers < 0] = 0
+    best, column = iou.max(dim=1)
+    new = torch.where(best > 0.5, numbers[column], fresh + torch.arange(len(names)))
+    new[names < 0] = -1
+    return new[rows]
+
+
+def depth_picture(depths: Float[Tensor, "H W"], alphas: Float[Tensor, "H W"]) -> np.ndarray:
+    """[H W 3] uint8: near is bright, from the nearest to the farthest hundredth; black where nothing is."""
+    seen = alphas > 0.5
+    if not bool(seen.any()):
+        return np.zeros((*depths.shape, 3), np.uint8)
+    near, far = torch.quantile(depths[seen].float(), torch.tensor([0.01, 0.99])).tolist()
+    brightness = (255 - 200 * ((depths - near) / max(far - near, 1e-9)).clamp(0, 1)) * seen
+    return brightness.round().byte().cpu().numpy()[..., None].repeat(3, axis=2)
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    """Write [H W 3] uint8 as PNG."""
+    write_atomic(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
+
+
+def _picture(strip: Strip, name: str, width: int, height: int) -> Image.Image | None:
+    """One cell of the sheet, scaled; labels first, so that no colours mix."""
+    content = getattr(strip, name)
+    if content is None:
+        return None
+    pixels = (strip.image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    if name == "image":
+        return picture
+    ids = Image.fromarray(content.cpu().numpy().astype(np.int32)).resize(
+        (width, height), Image.Resampling.NEAREST
+    )
+    shading = torch.from_numpy(np.asarray(picture, np.float32) / 255)
+    return Image.fromarray(label_picture(torch.from_numpy(np.array(ids)), shading))
+
+
+def _describe(strip: Strip) -> str:
+    """The view's name and how much each picture holds."""
+    counts = {"truth": strip.truth, "segments": strip.segments, "instances": strip.instances}
+    parts = [f"{len(ids[ids >= 0].unique())} {name}" for name, ids in counts.items() if ids is not None]
+    return "   ".join([f"view {strip.name}", *parts]).replace("truth", "true objects")

@@ -1,0 +1,318 @@
+"""Objects put down on a height field, so that they rest on the floor and on each other without overlap.
+
+The field holds the highest z reached so far over each cell of a square grid on the floor. A posed object
+comes down vertically until its underside meets the field; both are bounds over whole cells, so what lies
+between cannot touch. It stays where it would balance: its centre of mass over the hull of its contacts. Where
+it would topple it is turned about the contact nearest to its centre of mass, a little at a time, until it
+leans on something (no dynamics).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.spatial import ConvexHull
+
+from gs_lift.synthetic.meshes import Mesh
+from gs_lift.synthetic.raytracing import Tracer
+
+CONTACT_M = 0.0025
+"""What hangs less than this above the field counts as touching it."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Object to world: rotation [3 3], then the centre's position in metres."""
+
+    rotation: Float[np.ndarray, "3 3"]
+    position: Float[np.ndarray, "3"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A mesh in metres, ready to be dropped.
+
+    rests: rotations that stand on a plane, the most upright one first; likelihood: of each when thrown.
+    """
+
+    mesh: Mesh
+    tracer: Tracer
+    center_of_mass: Float[np.ndarray, "3"]
+    rests: Float[np.ndarray, "R 3 3"]
+    likelihood: Float[np.ndarray, "R"]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A posed object over cells: underside and top relative to its position, and the first cell."""
+
+    low: Float[np.ndarray, "X Y"]
+    high: Float[np.ndarray, "X Y"]
+    start: Int[np.ndarray, "2"]
+
+
+def prepare(mesh: Mesh, size_m: float) -> Shape:
+    """The mesh scaled from size 1 to `size_m`, with its resting rotations."""
+    mesh = Mesh(mesh.vertices * size_m, mesh.normals, mesh.uv, mesh.faces, mesh.part)
+    a, b, c = (mesh.vertices[mesh.faces[:, corner]] for corner in range(3))
+    volume = np.sum(a * np.cross(b, c), axis=1)
+    center = ((a + b + c) * volume[:, None]).sum(axis=0) / (4 * volume.sum())
+    rests, likelihood = resting_rotations(mesh.vertices, center)
+    return Shape(mesh, Tracer(mesh.vertices, mesh.faces), center, rests, likelihood)
+
+
+def resting_rotations(
+    vertices: Float[np.ndarray, "V 3"], center: Float[np.ndarray, "3"]
+) -> tuple[Float[np.ndarray, "R 3 3"], Float[np.ndarray, "R"]]:
+    """Rotations that lay a facet of the convex hull on the floor under the centre of mass; their likelihood.
+
+    Likelihood: the facet's area; half of it all goes to the upright pose, because people put things down.
+    """
+    hull = ConvexHull(vertices)
+    areas = 0.5 * np.linalg.norm(
+        np.cross(
+            vertices[hull.simplices[:, 1]] - vertices[hull.simplices[:, 0]],
+            vertices[hull.simplices[:, 2]] - vertices[hull.simplices[:, 0]],
+        ),
+        axis=1,
+    )
+    facets: dict[tuple[float, ...], float] = {}
+    for normal, area in zip(np.round(hull.equations[:, :3], 3) + 0.0, areas, strict=True):
+        facets[tuple(normal)] = facets.get(tuple(normal), 0.0) + area
+    rests, likelihood = [], []
+    for normal, area in facets.items():
+        rotation = turning(np.array(normal), np.array([0.0, 0.0, -1.0]))
+        posed = rotate(vertices, rotation)
+        feet = posed[posed[:, 2] < posed[:, 2].min() + 1e-3, :2]
+        if balances(feet, rotate(center, rotation)[:2], margin=0.004):
+            rests.append(rotation)
+            likelihood.append(area)
+    order = sorted(range(len(rests)), key=lambda index: -rests[index][2, 2])
+    shares = np.array([likelihood[index] for index in order])
+    shares /= shares.sum()
+    if rests[order[0]][2, 2] > 0.999:
+        shares = 0.5 * shares
+        shares[0] += 0.5
+    return np.stack([rests[index] for index in order]), shares
+
+
+def turning(start: Float[np.ndarray, "3"], end: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+    """The shortest rotation that takes the direction `start` to `end`."""
+    start, end = start / np.linalg.norm(start), end / np.linalg.norm(end)
+    axis, cosine = np.cross(start, end), float(start @ end)
+    if cosine < -0.999999:
+        return np.diag([1.0, -1.0, -1.0])  # only z is ever turned over
+    skew = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    return np.eye(3) + skew + skew @ skew / (1 + cosine)
+
+
+def about(axis: Float[np.ndarray, "3"], angle: float) -> Float[np.ndarray, "3 3"]:
+    """Rotation by `angle` radians about a unit axis (Rodrigues)."""
+    skew = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    return np.eye(3) + np.sin(angle) * skew + (1 - np.cos(angle)) * skew @ skew
+
+
+def rotate(
+    points: Float[np.ndarray, "*N 3"], rotation: Float[np.ndarray, "3 3"]
+) -> Float[np.ndarray, "*N 3"]:
+    """Every point turned; written out, since a threaded matrix product may round differently."""
+    x, y, z = points[..., 0], points[..., 1], points[..., 2]
+    return np.stack([row[0] * x + row[1] * y + row[2] * z for row in rotation], axis=-1)
+
+
+def balances(feet: Float[np.ndarray, "P 2"], center: Float[np.ndarray, "2"], margin: float = 0.0) -> bool:
+    """Whether `center` lies in the hull of the points `feet`, at least about `margin` from its rim."""
+    away = feet - center
+    reach = np.hypot(away[:, 0], away[:, 1])
+    near = reach < 1e-6
+    angle = np.sort(np.arctan2(away[~near, 1], away[~near, 0]))
+    if len(angle) < 3:
+        return False
+    gaps = np.diff(np.append(angle, angle[0] + 2 * np.pi))
+    if gaps.max() >= np.pi:
+        return False
+    if not margin:
+        return True
+    ring = margin * np.stack([np.cos(np.arange(6) * np.pi / 3), np.sin(np.arange(6) * np.pi / 3)], axis=1)
+    return all(balances(feet, center + offset) for offset in ring)
+
+
+class HeightField:
+    """Highest z over each cell of a square grid around the origin."""
+
+    def __init__(self, half_m: float, cell_m: float = 0.004):
+        self.cell_m = cell_m
+        self.count = 2 * int(np.ceil(half_m / cell_m))
+        self.heights = np.zeros((self.count, self.count))
+
+    def footprint(self, shape: Shape, rotation: Float[np.ndarray, "3 3"]) -> Footprint:
+        """The object's underside and top over cells, bounded by rays at their corners, edges and centres."""
+        vertices = rotate(shape.mesh.vertices, rotation)
+        start = np.floor(vertices[:, :2].min(axis=0) / self.cell_m).astype(int) - 1
+        end = np.floor(vertices[:, :2].max(axis=0) / self.cell_m).astype(int) + 2
+        nodes = [
+            np.arange(2 * (b - a) + 1) * self.cell_m / 2 + a * self.cell_m
+            for a, b in zip(start, end, strict=True)
+        ]
+        x, y = np.meshgrid(*nodes, indexing="ij")
+        reach = 1 + np.abs(vertices[:, 2]).max()
+        below = _heights(shape, rotation, x, y, -reach, 1.0)
+        above = _heights(shape, rotation, x, y, reach, -1.0)
+        low, high = _over_cells(below, np.minimum), _over_cells(above, np.maximum)
+        cells = tuple((np.floor(vertices[:, :2] / self.cell_m).astype(int) - start).T)
+        np.minimum.at(low, cells, vertices[:, 2])
+        np.maximum.at(high, cells, vertices[:, 2])
+        return Footprint(low, high, start)
+
+    def _window(self, footprint: Footprint, cell: Int[np.ndarray, "2"]) -> tuple[slice, slice] | None:
+        start = footprint.start + cell + self.count // 2
+        end = start + footprint.low.shape
+        if (start < 0).any() or (end > self.count).any():
+            return None
+        return slice(start[0], end[0]), slice(start[1], end[1])
+
+    def rest_height(self, footprint: Footprint, cell: Int[np.ndarray, "2"]) -> float | None:
+        """The z at which the object, coming down over `cell`, meets the field; None outside the grid."""
+        window = self._window(footprint, cell)
+        return None if window is None else float((self.heights[window] - footprint.low).max())
+
+    def contacts(
+        self, footprint: Footprint, cell: Int[np.ndarray, "2"], z: float
+    ) -> Float[np.ndarray, "P 2"]:
+        """Centres of the cells where the object at height z touches, relative to its position."""
+        window = self._window(footprint, cell)
+        assert window is not None, "rest_height was None"
+        touching = np.argwhere(footprint.low + z - self.heights[window] < CONTACT_M)
+        return (touching + footprint.start + 0.5) * self.cell_m
+
+    def put(self, footprint: Footprint, cell: Int[np.ndarray, "2"], z: float) -> None:
+        window = self._window(footprint, cell)
+        assert window is not None, "rest_height was None"
+        self.heights[window] = np.maximum(self.heights[window], footprint.high + z)
+
+
+def _heights(
+    shape: Shape, rotation: Float[np.ndarray, "3 3"], x: np.ndarray, y: np.ndarray, z: float, direction: float
+) -> Float[np.ndarray, "X Y"]:
+    """Where vertical rays from height z first meet the rotated object; infinitely far where they miss."""
+    origins = np.stack([x.ravel(), y.ravel(), np.full(x.size, z)], axis=1)
+    rays = np.broadcast_to(rotation[2] * direction, origins.shape)
+    distance = shape.tracer.distances(rotate(origins, rotation.T), rays)
+    return (z + direction * distance).reshape(x.shape)
+
+
+def _over_cells(nodes: Float[np.ndarray, "U V"], least: np.ufunc) -> Float[np.ndarray, "X Y"]:
+    """The least (or greatest) of the 3 x 3 nodes on each cell; a miss is infinite and never wins."""
+    rows = least(least(nodes[:-1:2], nodes[1::2]), nodes[2::2])
+    return least(least(rows[:, :-1:2], rows[:, 1::2]), rows[:, 2::2])
+
+
+def settle(
+    field: HeightField,
+    shape: Shape,
+    rotation: Float[np.ndarray, "3 3"],
+    cell: Int[np.ndarray, "2"],
+    turns: int = 24,
+) -> tuple[Pose, Footprint] | None:
+    """The pose in which the object, put down over `cell`, balances; None if there is none on the grid."""
+    step = np.radians(6.0)
+    last_axis = None
+    for _ in range(turns):
+        footprint = field.footprint(shape, rotation)
+        z = field.rest_height(footprint, cell)
+        if z is None:
+            return None
+        feet = field.contacts(footprint, cell, z)
+        center = rotate(shape.center_of_mass, rotation)[:2]
+        if balances(feet, center):
+            position = np.array([*(cell * field.cell_m), z])
+            return Pose(rotation, position), footprint
+        pivot = feet[np.argmin(np.hypot(*(feet - center).T))]
+        outward = center - pivot
+        if np.hypot(*outward) < 1e-6:
+            return None
+        axis = np.array([-outward[1], outward[0], 0.0]) / np.hypot(*outward)
+        if last_axis is not None and axis @ last_axis < 0:
+            step /= 2  # it rocks between two contacts: approach the pose that touches both
+        last_axis = axis
+        rotation = about(axis, step) @ rotation
+    return None
+
+
+def drop(
+    field: HeightField,
+    shape: Shape,
+    rng: np.random.Generator,
+    half_m: float,
+    tries: int = 12,
+) -> Pose:
+    """Put the object down in a square of half width `half_m`, near the middle rather than at the rim.
+
+    The lowest of a few places where it balances; where none is found it goes to the first place free of other
+    things, spiralling outward.
+    """
+    best: tuple[float, Pose, Footprint, Int[np.ndarray, "2"]] | None = None
+    for _ in range(tries):
+        rotation = (
+            about(np.array([0.0, 0.0, 1.0]), rng.uniform(0, 2 * np.pi))
+            @ shape.rests[rng.choice(len(shape.rests), p=shape.likelihood)]
+        )
+        cell = np.round(
+            (rng.uniform(-1, 1, 2) + rng.uniform(-1, 1, 2)) / 2 * half_m * 1.35 / field.cell_m
+        ).astype(int)
+        settled = settle(field, shape, rotation, cell)
+        if settled is None:
+            continue
+        pose, footprint = settled
+        top = float(pose.position[2] + footprint.low.min())
+        if best is None or top < best[0]:
+            best = top, pose, footprint, cell
+        if best[0] < rng.uniform(0.0, 0.25):
+            break
+    if best is None:
+        pose, footprint, cell = _first_free(field, shape, rng, half_m)
+    else:
+        _, pose, footprint, cell = best
+    field.put(footprint, cell, float(pose.position[2]))
+    return pose
+
+
+def _first_free(
+    field: HeightField, shape: Shape, rng: np.random.Generator, half_m: float
+) -> tuple[Pose, Footprint, Int[np.ndarray, "2"]]:
+    rotation = shape.rests[0]
+    footprint = field.footprint(shape, rotation)
+    floor = -float(footprint.low.min())
+    for cell in _spiral(half_m / field.cell_m, rng):
+        z = field.rest_height(footprint, cell)
+        if z is not None and z <= floor + 1e-9:
+            return Pose(rotation, np.array([*(cell * field.cell_m), z])), footprint, cell
+    raise RuntimeError("no free place on the height field")  # the room is sized so that there is one
+
+
+def _spiral(radius: float, rng: np.random.Generator) -> Iterator[Int[np.ndarray, "2"]]:
+    start = rng.uniform(0, 2 * np.pi)
+    for index in range(4000):
+        angle, reach = start + index * 2.399963, radius * (0.3 + 1.2 * index / 4000)
+        yield np.round(reach * np.array([np.cos(angle), np.sin(angle)])).astype(int)
+
+
+def drop_beside(field: HeightField, shape: Shape, pose: Pose, rng: np.random.Generator) -> Pose | None:
+    """Put a twin beside an object that rests at `pose`, turned like it; None if there is no room."""
+    footprint = field.footprint(shape, pose.rotation)
+    start = rng.uniform(0, 2 * np.pi)
+    cell = np.round(pose.position[:2] / field.cell_m).astype(int)
+    solid = np.isfinite(footprint.low)
+    for angle in start + np.arange(12) * np.pi / 6:
+        direction = np.array([np.cos(angle), np.sin(angle)])
+        along = (np.argwhere(solid) @ direction) if solid.any() else np.zeros(1)
+        for reach in np.arange(0.5 * np.ptp(along), np.ptp(along) + 4):
+            beside = cell + np.round(reach * direction).astype(int)
+            z = field.rest_height(footprint, beside)
+            if z is None:
+                break
+            if z <= pose.position[2] + 1e-9:
+                field.put(footprint, beside, z)
+                return Pose(pose.rotation, np.array([*(beside * field.cell_m), z]))
+    return None

@@ -1,0 +1,304 @@
+"""Lifting as a whole, on three blobs on a floor, seen by four cameras."""
+
+import dataclasses
+import functools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gs_lift.checkpoint import Checkpoints
+from gs_lift.errors import ConfigError, RunError, SceneError
+from gs_lift.gaussians import Gaussians
+from gs_lift.geometry import look_at
+from gs_lift.lifting import LiftConfig, LossWeights, lift
+from gs_lift.lifting.trainer import nearest, smooth
+from gs_lift.rendering import blending_weights
+from gs_lift.scene import Camera, Scene, View
+from gs_lift.segmentation import VOID, Classes, Embeddings, Segments
+
+SIZE = 20
+PER_BLOB = 12
+CENTERS = torch.tensor([[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.2]])
+FLOOR = 3
+BLOB = torch.cat([torch.arange(3).repeat_interleave(PER_BLOB), torch.full((25,), FLOOR)])
+"""What each Gaussian belongs to."""
+QUICK = LiftConfig(steps=30, pixels=64, semantic_pixels=64)
+
+
+def blobs(seed: int = 0) -> Gaussians:
+    generator = torch.Generator().manual_seed(seed)
+    things = CENTERS[BLOB[BLOB < FLOOR]]
+    things = things + 0.25 * torch.randn(things.shape, generator=generator)
+    x, z = torch.meshgrid(*[torch.linspace(-2, 2, 5)] * 2, indexing="ij")
+    means = torch.cat([things, torch.stack([x, torch.ones(5, 5), z], dim=-1).reshape(-1, 3)])
+    gaussians = Gaussians.from_points(
+        means, torch.rand(means.shape, generator=generator), opacity=0.8, sh_degree=0
+    )
+    scales = torch.where(BLOB < FLOOR, 0.15, 0.5)
+    return dataclasses.replace(gaussians, log_scales=scales.log()[:, None].repeat(1, 3))
+
+
+def camera(angle: float) -> Camera:
+    position = torch.tensor([4 * math.sin(angle), -2.0, 4 * math.cos(angle)], dtype=torch.float64)
+    viewmat = look_at(
+        position, torch.zeros(3, dtype=torch.float64), torch.tensor([0.0, -1, 0], dtype=torch.float64)
+    )
+    K = torch.tensor([[SIZE, 0, SIZE / 2], [0, SIZE, SIZE / 2], [0, 0, 1.0]], dtype=torch.float64)
+    return Camera(K, viewmat, SIZE, SIZE)
+
+
+def segments_of(gaussians: Gaussians, at: Camera, ids: Tensor) -> Segments:
+    """The segment ids[b] where blob b has the most weight, VOID where little is covered."""
+    weights = blending_weights(gaussians, at, minimum=0.0, backend="reference")
+    votes = weights.blend(torch.nn.functional.one_hot(BLOB, 4).float())
+    winner = votes.argmax(dim=1)
+    semantic = torch.where(votes.sum(dim=1) > 0.5, (winner < FLOOR).long(), VOID)
+    instance = torch.where(semantic == 1, torch.cat([ids, torch.tensor([-1])])[winner], -1)
+    return Segments(instance.reshape(SIZE, SIZE), semantic.reshape(SIZE, SIZE), torch.ones(SIZE, SIZE))
+
+
+@functools.cache
+def scene_of(*, merged: bool = False) -> Scene:
+    """Four views; each numbers the blobs in its own way. `merged`: blobs 0 and 1 always share a segment."""
+    gaussians = blobs()
+    views = []
+    for number in range(4):
+        at = camera(number * math.pi / 2 + 0.4)
+        ids = torch.randperm(3, generator=torch.Generator().manual_seed(number)) + 10 * number
+        if merged:
+            ids[1] = ids[0]
+        segments = segments_of(gaussians, at, ids)
+        views.append(
+            View(f"view{number}", at, lambda: torch.zeros(SIZE, SIZE, 3), lambda segments=segments: segments)
+        )
+    classes = Classes(("floor", "mug"), (False, True))
+    return Scene("blobs", tuple(views), (), torch.zeros(0, 3), torch.zeros(0, 3), classes)
+
+
+def with_segments(scene: Scene, **tensors: Tensor) -> Scene:
+    """The scene with parts of the first view's segments replaced."""
+    first = scene.train[0]
+    changed = dataclasses.replace(first.segments(), **tensors)
+    return dataclasses.replace(
+        scene, train=(dataclasses.replace(first, segments=lambda: changed), *scene.train[1:])
+    )
+
+
+def lift_quickly(scene: Scene, config: LiftConfig = QUICK, **options: object) -> Embeddings:
+    return lift(scene, blobs(), config, backend="reference", **options)
+
+
+def assert_same(one: Embeddings, other: Embeddings) -> None:
+    for name, tensor in vars(one).items():
+        assert torch.equal(tensor, getattr(other, name)), name
+
+
+def spread_and_gaps(embeddings: Embeddings) -> tuple[float, Tensor]:
+    """The largest distance of a Gaussian from its blob's mean embedding, and the distances between the means."""
+    fast = embeddings.fast[BLOB < FLOOR].reshape(3, PER_BLOB, -1)
+    means = fast.mean(dim=1)
+    return float((fast - means[:, None]).norm(dim=2).max()), torch.cdist(means, means)
+
+
+def test_blobs_that_never_share_a_segment_end_further_apart_than_each_is_wide() -> None:
+    config = dataclasses.replace(QUICK, steps=300, neighbours=4)
+    spread, gaps = spread_and_gaps(lift_quickly(scene_of(), config))
+    assert gaps[~torch.eye(3, dtype=torch.bool)].min() > 2 * spread
+
+
+def test_blobs_that_share_their_segments_end_together() -> None:
+    config = dataclasses.replace(QUICK, steps=300, neighbours=4)
+    _, gaps = spread_and_gaps(lift_quickly(scene_of(merged=True), config))
+    assert gaps[0, 1] < 0.25 * min(gaps[0, 2], gaps[1, 2])
+
+
+def test_slow_follows_fast() -> None:
+    embeddings = lift_quickly(scene_of(), dataclasses.replace(QUICK, steps=200))
+    assert (embeddings.slow - embeddings.fast).abs().max() < 0.2 * embeddings.fast.abs().max()
+
+
+def test_the_classes_of_what_is_seen_are_learnt() -> None:
+    embeddings = lift_quickly(scene_of(), dataclasses.replace(QUICK, steps=300))
+    seen = embeddings.visibility > 5
+    assert seen.sum() > 40
+    right = embeddings.semantic.argmax(dim=1) == (BLOB < FLOOR).long()
+    assert right[seen].float().mean() > 0.95
+
+
+def test_objects_segmented_in_half_of_the_views_are_kept_where_things_weigh_more() -> None:
+    scene = scene_of()
+    floor_only = Segments(
+        torch.full((SIZE, SIZE), -1), torch.zeros(SIZE, SIZE, dtype=torch.int64), torch.ones(SIZE, SIZE)
+    )
+    blind = [dataclasses.replace(view, segments=lambda: floor_only) for view in scene.train[:2]]
+    scene = dataclasses.replace(scene, train=(*blind, *scene.train[2:]))
+    kept = []
+    for weight in (0.25, 4.0):
+        embeddings = lift_quickly(scene, dataclasses.replace(QUICK, steps=300, thing_weight=weight))
+        kept.append(float(embeddings.semantic.argmax(dim=1)[BLOB < FLOOR].float().mean()))
+    assert kept[0] < 0.3
+    assert kept[1] > 0.7
+
+
+def test_visibility_is_the_blending_weight_over_all_training_pixels() -> None:
+    scene = scene_of()
+    expected = sum(
+        blending_weights(blobs(), view.camera, minimum=1e-3, backend="reference").totals()
+        for view in scene.train
+    )
+    torch.testing.assert_close(
+        lift_quickly(scene, dataclasses.replace(QUICK, steps=1)).visibility, expected.float()
+    )
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
+    first = lift_quickly(scene_of(), seed=3)
+    assert_same(first, lift_quickly(scene_of(), seed=3))
+    assert not torch.equal(first.fast, lift_quickly(scene_of(), seed=4).fast)
+
+
+def test_one_and_two_threads_give_the_same_bytes() -> None:
+    threads = torch.get_num_threads()
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        results.append(lift_quickly(scene_of(), dataclasses.replace(QUICK, steps=5)))
+    torch.set_num_threads(threads)
+    assert_same(*results)
+
+
+def test_weights_made_anew_at_each_step_give_the_same_bytes_as_cached_ones() -> None:
+    config = dataclasses.replace(QUICK, steps=6)
+    assert_same(
+        lift_quickly(scene_of(), config),
+        lift_quickly(scene_of(), dataclasses.replace(config, memory_budget_gb=0.0)),
+    )
+
+
+class Killed(Exception):
+    """Ends a run without any farewell."""
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, seed: int) -> None:
+    whole = lift_quickly(scene_of(), seed=seed)
+    checkpoints = Checkpoints(tmp_path, every=7)
+
+    def kill(step: int, figures: dict[str, float]) -> None:
+        if step == 17:
+            raise Killed
+
+    with pytest.raises(Killed):
+        lift_quickly(scene_of(), seed=seed, checkpoints=checkpoints, on_step=kill)
+    steps: list[int] = []
+    resumed = lift_quickly(
+        scene_of(), seed=seed, checkpoints=checkpoints, on_step=lambda step, figures: steps.append(step)
+    )
+    assert steps == list(range(15, 31))
+    assert_same(whole, resumed)
+
+
+def test_an_interrupt_saves_the_step_that_it_came_after(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, every=1000)
+
+    def interrupt(step: int, figures: dict[str, float]) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lift_quickly(scene_of(), checkpoints=checkpoints, on_step=interrupt)
+    assert checkpoints.latest()[0] == 5
+    assert_same(lift_quickly(scene_of()), lift_quickly(scene_of(), checkpoints=checkpoints))
+
+
+def test_on_step_is_told_the_losses_by_name() -> None:
+    seen: list[dict[str, float]] = []
+    config = dataclasses.replace(QUICK, steps=2, losses=LossWeights(vanilla=0.5))
+    lift_quickly(scene_of(), config, on_step=lambda step, figures: seen.append(figures))
+    assert len(seen) == 2
+    assert set(seen[0]) == {"loss", "contrastive", "concentration", "vanilla", "semantic"}
+
+
+def test_neighbours_are_the_nearest_others_also_where_centres_coincide() -> None:
+    means = torch.tensor([[0.0, 0, 0], [0, 0, 0], [1, 0, 0], [5, 0, 0]])
+    found = nearest(means, 2)
+    assert [set(row.tolist()) for row in found] == [{1, 2}, {0, 2}, {0, 1}, {2, found[3].tolist()[1]}]
+    assert all(i not in row for i, row in enumerate(found.tolist()))
+
+
+@pytest.mark.parametrize("channels", [3, 4, 8, 16])
+def test_smoothing_moves_each_towards_the_mean_of_its_neighbours(channels: int) -> None:
+    features = torch.randn(5, channels, generator=torch.Generator().manual_seed(0))
+    neighbours = torch.tensor([[1, 2], [0, 2], [4, 3], [2, 0], [0, 1]], dtype=torch.int32)
+    expected = 0.75 * features + 0.25 * features[neighbours.long()].mean(dim=1)
+    torch.testing.assert_close(smooth(features, neighbours, 0.25), expected)
+
+
+def test_a_scene_of_one_gaussian_is_lifted() -> None:
+    one = blobs().rows(torch.tensor([0]))
+    embeddings = lift(scene_of(), one, dataclasses.replace(QUICK, steps=3), backend="reference")
+    assert torch.isfinite(embeddings.fast).all()
+
+
+def test_a_view_with_one_thing_pixel_and_nothing_else_is_harmless() -> None:
+    instance, semantic = torch.full((SIZE, SIZE), -1), torch.full((SIZE, SIZE), VOID)
+    instance[3, 4] = 5
+    scene = with_segments(scene_of(), instance=instance, semantic=semantic)
+    assert torch.isfinite(lift_quickly(scene, dataclasses.replace(QUICK, steps=5)).fast).all()
+
+
+def test_a_view_without_segments_still_counts_for_visibility() -> None:
+    scene = scene_of()
+    blind = dataclasses.replace(scene.train[0], segments=None)
+    config = dataclasses.replace(QUICK, steps=1)
+    assert torch.equal(
+        lift_quickly(dataclasses.replace(scene, train=(blind, *scene.train[1:])), config).visibility,
+        lift_quickly(scene, config).visibility,
+    )
+
+
+UGLY = {
+    "another size": (
+        {
+            "instance": torch.zeros(SIZE, SIZE + 1, dtype=torch.int64),
+            "semantic": torch.zeros(SIZE, SIZE + 1, dtype=torch.int64),
+            "confidence": torch.ones(SIZE, SIZE + 1),
+        },
+        r"view0: segments are \(20, 21\), the image \(20, 20\)",
+    ),
+    "an unknown class": ({"semantic": torch.full((SIZE, SIZE), 2)}, "view0: segments have class 2"),
+    "a NaN": ({"confidence": torch.full((SIZE, SIZE), torch.nan)}, "view0: segments' confidence"),
+}
+
+
+@pytest.mark.parametrize(("tensors", "message"), UGLY.values(), ids=UGLY.keys())
+def test_segments_that_cannot_be_used_are_named(tensors: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(SceneError, match=message):
+        lift_quickly(with_segments(scene_of(), **tensors))
+
+
+def test_a_scene_without_any_segment_or_view_is_refused() -> None:
+    scene = scene_of()
+    none = tuple(dataclasses.replace(view, segments=None) for view in scene.train)
+    with pytest.raises(SceneError, match="no training view has a segment of a thing"):
+        lift_quickly(dataclasses.replace(scene, train=none))
+    with pytest.raises(SceneError, match="no training views"):
+        lift_quickly(dataclasses.replace(scene, train=()))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("dimensions", 0), ("pixels", 1), ("steps", -1), ("balance", 1.5), ("pull", -0.1)]
+)
+def test_a_value_out_of_range_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"lift.{name}"):
+        lift_quickly(scene_of(), dataclasses.replace(QUICK, **{name: value}))
+
+
+def test_a_checkpoint_of_other_gaussians_is_refused(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, every=1)
+    lift_quickly(scene_of(), dataclasses.replace(QUICK, steps=1), checkpoints=checkpoints)
+    with pytest.raises(RunError, match="other Gaussians or dimensions"):
+        lift_quickly(scene_of(), dataclasses.replace(QUICK, dimensions=3), checkpoints=checkpoints)
