@@ -145,11 +145,11 @@ def recut(
         condensed,
         selection=selection,
         epsilon=epsilon,
-        allow_single_cluster=allow_single_cluster,
+        allow_single_cluster=allow_single_cluster and tree.weights.sum() >= min_cluster_size,
         max_cluster_size=max_cluster_size,
     )
     labels, probabilities = _leaf_labels(condensed, chosen, epsilon)
-    labels, order = number_by_weight(labels, tree.weights, len(chosen))
+    labels, order = number_by_weight(labels, tree.weights)
     persistences = condensed["stability"][chosen[order]]
     return _on_rows(tree, labels, probabilities, persistences)
 
@@ -166,12 +166,13 @@ def first_parting(tree: Tree, least: float) -> tuple[Ints, float] | None:
     return _on_rows(tree, labels, probabilities, np.zeros(0)).labels, 1 / float(condensed["birth"][1])
 
 
-def number_by_weight(labels: Ints, weights: Floats, count: int) -> tuple[Ints, Ints]:
-    """Labels renumbered by falling weight, ties by the old number; and the old number of each new one."""
-    total = np.bincount(labels[labels >= 0], weights=weights[labels >= 0], minlength=count)
-    order = np.lexsort((np.arange(count), -total))
-    renamed = np.full(count + 1, -1, dtype=np.int64)  # the last entry is that of label -1
-    renamed[order] = np.arange(count)
+def number_by_weight(labels: Ints, weights: Floats) -> tuple[Ints, Ints]:
+    """Labels renumbered 0, 1, ... by falling weight, ties by the old number; and the old number of each new one."""
+    total = np.bincount(labels[labels >= 0], weights=weights[labels >= 0])
+    order = np.lexsort((np.arange(len(total)), -total))
+    order = order[total[order] > 0]
+    renamed = np.full(len(total) + 1, -1, dtype=np.int64)  # the last entry is that of label -1
+    renamed[order] = np.arange(len(order))
     return renamed[labels], order
 
 
