@@ -145,7 +145,7 @@ def recut(
         condensed,
         selection=selection,
         epsilon=epsilon,
-        allow_single_cluster=allow_single_cluster and tree.weights.sum() >= min_cluster_size,
+        allow_single_cluster=allow_single_cluster and bool(tree.weights.sum() >= min_cluster_size),
         max_cluster_size=max_cluster_size,
     )
     labels, probabilities = _leaf_labels(condensed, chosen, epsilon)
