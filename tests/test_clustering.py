@@ -1,5 +1,7 @@
 """From embeddings to instances on small made-up scenes."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -202,7 +204,18 @@ def test_without_thing_classes_there_are_no_instances() -> None:
     assert len(cluster(embeddings, gaussians, stuff)) == 0
 
 
-def test_an_unknown_method_is_named() -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("method", "kmeans", "no cluster.method 'kmeans'; one of: hdbscan, hdbscan_faiss"),
+        ("selection", "best", "no cluster.selection 'best'; one of: eom, leaf"),
+        ("min_thing", 1.5, "cluster.min_thing: wanted 0 to 1, got 1.5"),
+        ("min_size", 1.0, "cluster.min_size: wanted 2 or more, got 1.0"),
+        ("noise_spread", -1.0, "cluster.noise_spread: wanted 0 or more, got -1.0"),
+        ("epsilon", float("nan"), "cluster.epsilon: wanted 0 or more, got nan"),
+    ],
+)
+def test_a_value_out_of_range_is_named(field: str, value: object, said: str) -> None:
     gaussians, embeddings, _ = scene(THREE)
-    with pytest.raises(ConfigError, match=r"no cluster\.method 'kmeans'; one of: hdbscan, hdbscan_faiss"):
-        cluster(embeddings, gaussians, ROOM, ClusterConfig(method="kmeans"))
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        cluster(embeddings, gaussians, ROOM, ClusterConfig(**{field: value}))  # type: ignore[arg-type]

@@ -27,7 +27,8 @@ from gs_lift.clustering.instances import (
     things_of,
     vote_classes,
 )
-from gs_lift.errors import pick
+from gs_lift.clustering.selection import SELECTIONS
+from gs_lift.errors import ConfigError, pick
 from gs_lift.gaussians import Gaussians
 from gs_lift.segmentation import Classes, Embeddings, Instances
 
@@ -77,6 +78,26 @@ class ClusterConfig:
     noise_agreement: float = 0.2
     """Share of the weight around it in space that must belong to the instance that noise joins."""
 
+    def check(self) -> "ClusterConfig":
+        """This config, or a ConfigError for the first value out of range."""
+        pick(CLUSTERERS, self.method, "cluster.method")
+        pick(SELECTIONS, self.selection, "cluster.selection")
+        for name in ("min_thing", "min_share", "min_coherence", "noise_agreement"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"cluster.{name}: wanted 0 to 1, got {getattr(self, name)}")
+        floors = {
+            "min_size": 2,
+            "min_samples": 1,
+            "min_visibility": 0,
+            "epsilon": 0,
+            "split_gap": 0,
+            "noise_spread": 0,
+        }
+        for name, low in floors.items():
+            if not getattr(self, name) >= low:
+                raise ConfigError(f"cluster.{name}: wanted {low} or more, got {getattr(self, name)}")
+        return self
+
     def least_weight(self, things: int) -> float:
         """Least weight of an instance among so many Gaussians of things."""
         return max(self.min_size, self.min_share * things)
@@ -96,12 +117,11 @@ def cluster(
     classes, and an object whose class wavers would come apart. Instances.tree holds the clusters' spanning tree
     (see `saved_tree`). The same on every run; `seed` is for clusterers that draw at random.
 
-    Raises ConfigError for an unknown method, BackendError where FAISS is missing.
+    Raises ConfigError for a value out of range, BackendError where FAISS is missing.
     """
-    config = config or ClusterConfig()
-    clusterer = pick(CLUSTERERS, config.method, "cluster.method")
+    config = (config or ClusterConfig()).check()
     things = things_of(embeddings, gaussians, classes, config.min_thing, config.min_visibility)
-    found = clusterer(things, config, seed)
+    found = CLUSTERERS[config.method](things, config, seed)
     labels, scores = found.labels, found.probabilities
     if config.split_gap > 0:
         labels = split_apart(things, labels, config.split_gap, config.least_weight(len(things)))
