@@ -94,7 +94,7 @@ struct Kernels {
     size_t (*scratch_floats)(int channels);
     void (*blend)(const Image &, int tile, float *scratch, float *image, float *left);
     void (*blend_backward)(const Image &, const ImageGradients &, int tile, float *scratch);
-    // Sums of the slots of Gaussians begin <= i < end; v_absolute may be null. v_opacities and v_colors are added to.
+    // Sums of the slots of Gaussians begin <= i < end, written; v_absolute may be null.
     void (*gather)(const Image &, const ImageGradients &, int begin, int end, const float *opacities,
                    float *v_means2d, float *v_conics, float *v_opacities, float *v_colors, float *v_absolute,
                    float *sums);
