@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ LOG_EVERY = 20
 """Steps between two lines of metrics.jsonl."""
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """What the pipeline tells whoever started it."""
 

@@ -19,7 +19,7 @@ from gs_lift.segmentation import Classes, Embeddings
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Number = TypeVar("Number", np.int64, np.float64)
+Number = TypeVar("Number", bound=np.generic)
 
 NOBODY = -1
 """Label of a Gaussian that belongs to no instance."""

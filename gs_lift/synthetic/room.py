@@ -49,7 +49,7 @@ class Room:
     mesh: Mesh
     owner: Int[np.ndarray, "F"]
     texture: Int[np.ndarray, "F"]
-    textures: list[UInt8[np.ndarray, "T T 3"]]
+    textures: list[UInt8[np.ndarray, "_ _ 3"]]
     things: list[Thing]
     room_grids: list[tuple[int, int]]
     extents: Extents
