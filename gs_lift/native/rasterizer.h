@@ -100,8 +100,8 @@ struct Kernels {
                    float *sums);
     // Blending weights of all pixels of a tile, see rasterizer_rows.h.
     size_t (*tile_weights)(const Image &, int tile, float minimum, int32_t *places, int32_t *ids, float *values);
-    // Blending weights of single pixels. columns: COLUMNS rows of `stride` floats, the tile's Gaussians front to back. pixel_weights
-    // keeps those of the pixel at (x, y) in the tile that are >= minimum, -> their number.
+    // Blending weights of single pixels. columns: COLUMNS rows of `stride` floats, the tile's Gaussians front to
+    // back. pixel_weights keeps those of the pixel at (x, y) in the tile that are >= minimum, -> their number.
     void (*tile_columns)(const Image &, int tile, int stride, float *columns);
     int (*pixel_weights)(const float *columns, int stride, float x, float y, float minimum, const uint32_t *ids,
                          int32_t *indices, float *values);

@@ -215,7 +215,8 @@ void gather(const Image &image, const ImageGradients &v, int begin, int end, con
         }
         if (v.color) memcpy(v_colors + i * channels, sums + colors, channels * sizeof(float));
         if (!v.geometry) continue;
-        float *mean = v_means2d + 2 * i, *conic = v_conics + 3 * i, *absolute = v_absolute ? v_absolute + 2 * i : nullptr;
+        float *mean = v_means2d + 2 * i, *conic = v_conics + 3 * i;
+        float *absolute = v_absolute ? v_absolute + 2 * i : nullptr;
         if (touched) {
             geometry_gradient(sums, image.records[id], opacities[i], mean, conic, v_opacities + i, absolute);
         } else {
