@@ -12,11 +12,12 @@ from torch import Tensor
 
 from gs_lift.datasets import load_scene
 from gs_lift.errors import BackendError, ConfigError, SceneError
+from gs_lift.geometry import unproject
 from gs_lift.points import INITS, initial_points
 from gs_lift.points.features import Features, extract
 from gs_lift.points.frusta import depth_range
 from gs_lift.points.matching import choose_pairs, match_pair
-from gs_lift.points.sweep import Photo, sweep
+from gs_lift.points.sweep import Photo, fill, sweep
 from gs_lift.points.tracks import build_tracks
 from gs_lift.points.triangulation import make_rig, most_different
 from gs_lift.scene import Scene, View
@@ -57,7 +58,8 @@ def test_triangulated_points_lie_on_the_surfaces(triangulated: tuple[Tensor, Ten
     distance = off_surface(points)
     # The cameras are 1.6 away with a focal length of 96 px: half a pixel is 8 mm.
     assert float(distance.median()) < 0.008
-    assert float((distance < 0.03).float().mean()) > 0.95
+    # Nearly a third of them are guesses.
+    assert float((distance < 0.03).float().mean()) > 0.9
     on_step = (points[:, 2] - STEP_HEIGHT).abs() < 0.03
     assert 0.03 < float(on_step.float().mean()) < 0.5
 
@@ -92,11 +94,11 @@ def test_the_same_bytes_whatever_the_number_of_threads(step: Scene) -> None:
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            points, colors = sweep(photos_of(step)[:3], SPARSE)
-            found.append(points.numpy().tobytes() + colors.numpy().tobytes())
+            surfaces, guesses = sweep(photos_of(step)[:3], SPARSE)
+            assert len(surfaces) > 1000
+            found.append(b"".join(part.numpy().tobytes() for part in (surfaces.points, guesses.points)))
     finally:
         torch.set_num_threads(threads)
-    assert len(found[0]) > 1000 * (3 * 8 + 3 * 4)
     assert found[0] == found[1]
 
 
@@ -263,17 +265,49 @@ def test_tracks_seen_twice_only_are_dropped(step: Scene) -> None:
 
 
 def test_the_sweep_finds_the_surfaces_from_a_few_points(step: Scene) -> None:
-    points, colors = sweep(photos_of(step), SPARSE)
-    assert len(points) == len(colors) > 0.3 * 8 * 96 * 96
-    distance = off_surface(points)
+    surfaces, _ = sweep(photos_of(step), SPARSE)
+    assert len(surfaces.points) == len(surfaces.colors) > 0.3 * 8 * 96 * 96
+    distance = off_surface(surfaces.points)
     assert float(distance.median()) < 0.008
     assert float((distance < 0.03).double().mean()) > 0.95
 
 
+def test_a_plain_spot_is_guessed_from_its_surroundings(step: Scene) -> None:
+    def spotted(view: View) -> View:
+        """The same photo, with the floor in the square 0.45 to 0.75 painted grey."""
+        assert view.depth is not None
+        points = unproject(view.depth().double(), view.camera.K, view.camera.viewmat)
+        spot = ((points[..., :2] - 0.6).abs() < 0.15).all(-1)
+        image = torch.where(spot[..., None], 0.5, view.image())
+        return replace(view, image=lambda: image)
+
+    surfaces, guesses = sweep(photos_of(replace(step, train=tuple(map(spotted, step.train)))), SPARSE)
+    inner = [(cloud.points[:, :2] - 0.6).abs().amax(dim=1) < 0.1 for cloud in (surfaces, guesses)]
+    assert int(inner[1].sum()) > 10 * int(inner[0].sum())
+    guessed = guesses.points[inner[1]]
+    assert len(guessed) > 100
+    assert float(guessed[:, 2].abs().median()) < 0.03
+
+
+def test_filling_keeps_what_is_known_and_continues_it() -> None:
+    values = torch.arange(7.0).repeat(5, 1)
+    known = torch.zeros(5, 7, dtype=torch.bool)
+    known[:, [0, 1, 5, 6]] = True
+    filled = fill(torch.where(known, values, 1e9), known)
+    assert torch.equal(filled[known], values[known])
+    assert (filled[:, 2:5] > 0).all()
+    assert (filled[:, 2:5] < 6).all()
+    assert (filled[:, 4] > filled[:, 2]).all()
+    one = torch.zeros(5, 7, dtype=torch.bool)
+    one[3, 2] = True
+    assert torch.allclose(fill(values, one), torch.full((5, 7), 2.0))
+    assert torch.equal(fill(values, torch.ones(5, 7, dtype=torch.bool)), values)
+
+
 def test_the_sweep_of_photos_without_common_points_is_empty(step: Scene) -> None:
     behind = torch.tensor([[0.0, 0.0, 50.0]], dtype=torch.float64)
-    points, colors = sweep(photos_of(step), behind)
-    assert points.shape == colors.shape == (0, 3)
+    for cloud in sweep(photos_of(step), behind):
+        assert cloud.points.shape == cloud.colors.shape == (0, 3)
 
 
 def test_large_photos_are_reduced_and_keep_their_rays(step: Scene) -> None:
@@ -391,4 +425,5 @@ def test_triangulation_of_a_shared_room(shared: Path) -> None:
     points, _ = initial_points(replace(scene, train=tuple(nearest[:8])), "triangulate", count=10_000)
     assert len(points) == 10_000
     inside = ((points[:, :2].abs() < 2.15).all(1) & (points[:, 2] > -0.05)).double().mean()
-    assert inside > 0.99  # the room is 4.2 m wide, its floor at 0
+    # The room is 4.2 m wide, its floor at 0; nearly a third of the points are guesses.
+    assert inside > 0.97
