@@ -93,14 +93,14 @@ def test_a_body_balances_over_the_hull_of_its_feet_only() -> None:
 def test_the_height_field_stops_a_box_on_a_box() -> None:
     shape = prepare(cuboid([0.2, 0.2, 0.1]), 1.0)
     field = HeightField(0.5)
-    footprint = field.footprint(shape, np.eye(3))
+    underside = field.underside(shape, np.eye(3))
     here, aside = np.array([0, 0]), np.array([60, 0])  # 60 cells of 4 mm are 24 cm
     micrometre = 1e-6  # Embree's rays are single precision
-    assert field.rest_height(footprint, here) == pytest.approx(0.05, abs=micrometre)
-    field.put(footprint, here, 0.05)
-    assert field.rest_height(footprint, here) == pytest.approx(0.15, abs=micrometre)
-    assert field.rest_height(footprint, aside) == pytest.approx(0.05, abs=micrometre)
-    assert field.rest_height(footprint, np.array([200, 0])) is None
+    assert field.rest_height(underside, here) == pytest.approx(0.05, abs=micrometre)
+    field.put(shape, np.eye(3), here, 0.05)
+    assert field.rest_height(underside, here) == pytest.approx(0.15, abs=micrometre)
+    assert field.rest_height(underside, aside) == pytest.approx(0.05, abs=micrometre)
+    assert field.rest_height(underside, np.array([200, 0])) is None
 
 
 def test_nothing_passes_through_anything(bodies: list[Mesh]) -> None:

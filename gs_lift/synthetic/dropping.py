@@ -44,11 +44,10 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Footprint:
-    """A posed object over cells: underside and top relative to its position, and the first cell."""
+class Relief:
+    """The underside or the top of a posed object over cells, relative to its position, and the first cell."""
 
-    low: Float[np.ndarray, "X Y"]
-    high: Float[np.ndarray, "X Y"]
+    heights: Float[np.ndarray, "X Y"]
     start: Int[np.ndarray, "2"]
 
 
@@ -146,8 +145,16 @@ class HeightField:
         self.count = 2 * int(np.ceil(half_m / cell_m))
         self.heights = np.zeros((self.count, self.count))
 
-    def footprint(self, shape: Shape, rotation: Float[np.ndarray, "3 3"]) -> Footprint:
-        """The object's underside and top over cells, bounded by rays at their corners, edges and centres."""
+    def underside(self, shape: Shape, rotation: Float[np.ndarray, "3 3"]) -> Relief:
+        """The least height of the object over each cell, infinite where it is not."""
+        return self._relief(shape, rotation, 1.0)
+
+    def top(self, shape: Shape, rotation: Float[np.ndarray, "3 3"]) -> Relief:
+        """The greatest height of the object over each cell, minus infinity where it is not."""
+        return self._relief(shape, rotation, -1.0)
+
+    def _relief(self, shape: Shape, rotation: Float[np.ndarray, "3 3"], upward: float) -> Relief:
+        """Bounds from rays at the cells' corners, edges and centres and from the vertices in them."""
         vertices = rotate(shape.mesh.vertices, rotation)
         start = np.floor(vertices[:, :2].min(axis=0) / self.cell_m).astype(int) - 1
         end = np.floor(vertices[:, :2].max(axis=0) / self.cell_m).astype(int) + 2
@@ -157,39 +164,41 @@ class HeightField:
         ]
         x, y = np.meshgrid(*nodes, indexing="ij")
         reach = 1 + np.abs(vertices[:, 2]).max()
-        below = _heights(shape, rotation, x, y, -reach, 1.0)
-        above = _heights(shape, rotation, x, y, reach, -1.0)
-        low, high = _over_cells(below, np.minimum), _over_cells(above, np.maximum)
-        cells = tuple((np.floor(vertices[:, :2] / self.cell_m).astype(int) - start).T)
-        np.minimum.at(low, cells, vertices[:, 2])
-        np.maximum.at(high, cells, vertices[:, 2])
-        return Footprint(low, high, start)
+        first = np.minimum if upward > 0 else np.maximum
+        heights = _over_cells(_heights(shape, rotation, x, y, -upward * reach, upward), first)
+        first.at(
+            heights, tuple((np.floor(vertices[:, :2] / self.cell_m).astype(int) - start).T), vertices[:, 2]
+        )
+        return Relief(heights, start)
 
-    def _window(self, footprint: Footprint, cell: Int[np.ndarray, "2"]) -> tuple[slice, slice] | None:
-        start = footprint.start + cell + self.count // 2
-        end = start + footprint.low.shape
+    def _window(self, relief: Relief, cell: Int[np.ndarray, "2"]) -> tuple[slice, slice] | None:
+        start = relief.start + cell + self.count // 2
+        end = start + relief.heights.shape
         if (start < 0).any() or (end > self.count).any():
             return None
         return slice(start[0], end[0]), slice(start[1], end[1])
 
-    def rest_height(self, footprint: Footprint, cell: Int[np.ndarray, "2"]) -> float | None:
+    def rest_height(self, underside: Relief, cell: Int[np.ndarray, "2"]) -> float | None:
         """The z at which the object, coming down over `cell`, meets the field; None outside the grid."""
-        window = self._window(footprint, cell)
-        return None if window is None else float((self.heights[window] - footprint.low).max())
+        window = self._window(underside, cell)
+        return None if window is None else float((self.heights[window] - underside.heights).max())
 
-    def contacts(
-        self, footprint: Footprint, cell: Int[np.ndarray, "2"], z: float
-    ) -> Float[np.ndarray, "P 2"]:
+    def contacts(self, underside: Relief, cell: Int[np.ndarray, "2"], z: float) -> Float[np.ndarray, "P 2"]:
         """Centres of the cells where the object at height z touches, relative to its position."""
-        window = self._window(footprint, cell)
+        window = self._window(underside, cell)
         assert window is not None, "rest_height was None"
-        touching = np.argwhere(footprint.low + z - self.heights[window] < CONTACT_M)
-        return (touching + footprint.start + 0.5) * self.cell_m
+        touching = np.argwhere(underside.heights + z - self.heights[window] < CONTACT_M)
+        return (touching + underside.start + 0.5) * self.cell_m
 
-    def put(self, footprint: Footprint, cell: Int[np.ndarray, "2"], z: float) -> None:
-        window = self._window(footprint, cell)
+    def put(
+        self, shape: Shape, rotation: Float[np.ndarray, "3 3"], cell: Int[np.ndarray, "2"], z: float
+    ) -> Pose:
+        """Raise the field to the object that rests over `cell` at height z."""
+        top = self.top(shape, rotation)
+        window = self._window(top, cell)
         assert window is not None, "rest_height was None"
-        self.heights[window] = np.maximum(self.heights[window], footprint.high + z)
+        self.heights[window] = np.maximum(self.heights[window], top.heights + z)
+        return Pose(rotation, np.array([*(cell * self.cell_m), z]))
 
 
 def _heights(
@@ -214,20 +223,22 @@ def settle(
     rotation: Float[np.ndarray, "3 3"],
     cell: Int[np.ndarray, "2"],
     turns: int = 24,
-) -> tuple[Pose, Footprint] | None:
-    """The pose in which the object, put down over `cell`, balances; None if there is none on the grid."""
+) -> tuple[Float[np.ndarray, "3 3"], float, float] | None:
+    """Rotation, height and lowest point of the object where, put down over `cell`, it balances.
+
+    None if it finds no such pose or leaves the grid.
+    """
     step = np.radians(6.0)
     last_axis = None
     for _ in range(turns):
-        footprint = field.footprint(shape, rotation)
-        z = field.rest_height(footprint, cell)
+        underside = field.underside(shape, rotation)
+        z = field.rest_height(underside, cell)
         if z is None:
             return None
-        feet = field.contacts(footprint, cell, z)
+        feet = field.contacts(underside, cell, z)
         center = rotate(shape.center_of_mass, rotation)[:2]
         if balances(feet, center):
-            position = np.array([*(cell * field.cell_m), z])
-            return Pose(rotation, position), footprint
+            return rotation, z, z + float(underside.heights.min())
         pivot = feet[np.argmin(np.hypot(*(feet - center).T))]
         outward = center - pivot
         if np.hypot(*outward) < 1e-6:
@@ -240,79 +251,68 @@ def settle(
     return None
 
 
-def drop(
-    field: HeightField,
-    shape: Shape,
-    rng: np.random.Generator,
-    half_m: float,
-    tries: int = 12,
-) -> Pose:
+def drop(field: HeightField, shape: Shape, rng: np.random.Generator, half_m: float, tries: int = 12) -> Pose:
     """Put the object down in a square of half width `half_m`, near the middle rather than at the rim.
 
-    The lowest of a few places where it balances; where none is found it goes to the first place free of other
-    things, spiralling outward.
+    It takes the lowest of a few places where it balances; where there is none, the first free place on a spiral.
     """
-    best: tuple[float, Pose, Footprint, Int[np.ndarray, "2"]] | None = None
+    best: tuple[float, Float[np.ndarray, "3 3"], Int[np.ndarray, "2"], float] | None = None
     for _ in range(tries):
-        rotation = (
-            about(np.array([0.0, 0.0, 1.0]), rng.uniform(0, 2 * np.pi))
-            @ shape.rests[rng.choice(len(shape.rests), p=shape.likelihood)]
-        )
-        cell = np.round(
-            (rng.uniform(-1, 1, 2) + rng.uniform(-1, 1, 2)) / 2 * half_m * 1.35 / field.cell_m
-        ).astype(int)
+        yaw = about(np.array([0.0, 0.0, 1.0]), rng.uniform(0, 2 * np.pi))
+        rotation = yaw @ shape.rests[rng.choice(len(shape.rests), p=shape.likelihood)]
+        spot_m = (rng.uniform(-1, 1, 2) + rng.uniform(-1, 1, 2)) / 2 * half_m * 1.35
+        cell = np.round(spot_m / field.cell_m).astype(int)
         settled = settle(field, shape, rotation, cell)
         if settled is None:
             continue
-        pose, footprint = settled
-        top = float(pose.position[2] + footprint.low.min())
-        if best is None or top < best[0]:
-            best = top, pose, footprint, cell
+        rotation, z, lowest = settled
+        if best is None or lowest < best[0]:
+            best = lowest, rotation, cell, z
         if best[0] < rng.uniform(0.0, 0.25):
             break
     if best is None:
-        pose, footprint, cell = _first_free(field, shape, rng, half_m)
-    else:
-        _, pose, footprint, cell = best
-    field.put(footprint, cell, float(pose.position[2]))
-    return pose
+        return _put_aside(field, shape, rng, half_m)
+    return field.put(shape, *best[1:])
 
 
-def _first_free(
-    field: HeightField, shape: Shape, rng: np.random.Generator, half_m: float
-) -> tuple[Pose, Footprint, Int[np.ndarray, "2"]]:
+def _put_aside(field: HeightField, shape: Shape, rng: np.random.Generator, half_m: float) -> Pose:
+    """Put the object on the floor beside the others, or where it lies lowest if there is no room."""
     rotation = shape.rests[0]
-    footprint = field.footprint(shape, rotation)
-    floor = -float(footprint.low.min())
-    for cell in _spiral(half_m / field.cell_m, rng):
-        z = field.rest_height(footprint, cell)
-        if z is not None and z <= floor + 1e-9:
-            return Pose(rotation, np.array([*(cell * field.cell_m), z])), footprint, cell
-    raise RuntimeError("no free place on the height field")  # the room is sized so that there is one
+    underside = field.underside(shape, rotation)
+    floor = -float(underside.heights.min())
+    lowest: tuple[float, Int[np.ndarray, "2"]] | None = None
+    for cell in _spiral(0.3 * half_m / field.cell_m, field.count / 2, rng):
+        z = field.rest_height(underside, cell)
+        if z is not None and (lowest is None or z < lowest[0]):
+            lowest = z, cell
+            if z <= floor + 1e-9:
+                break
+    assert lowest is not None, "the field is wider than any object"
+    return field.put(shape, rotation, lowest[1], lowest[0])
 
 
-def _spiral(radius: float, rng: np.random.Generator) -> Iterator[Int[np.ndarray, "2"]]:
+def _spiral(inner: float, outer: float, rng: np.random.Generator) -> Iterator[Int[np.ndarray, "2"]]:
+    """Cells on a sunflower's spiral (turning by the golden angle)."""
     start = rng.uniform(0, 2 * np.pi)
     for index in range(4000):
-        angle, reach = start + index * 2.399963, radius * (0.3 + 1.2 * index / 4000)
+        angle, reach = start + index * 2.399963, inner + (outer - inner) * index / 4000
         yield np.round(reach * np.array([np.cos(angle), np.sin(angle)])).astype(int)
 
 
 def drop_beside(field: HeightField, shape: Shape, pose: Pose, rng: np.random.Generator) -> Pose | None:
     """Put a twin beside an object that rests at `pose`, turned like it; None if there is no room."""
-    footprint = field.footprint(shape, pose.rotation)
+    underside = field.underside(shape, pose.rotation)
     start = rng.uniform(0, 2 * np.pi)
     cell = np.round(pose.position[:2] / field.cell_m).astype(int)
-    solid = np.isfinite(footprint.low)
+    solid = np.argwhere(np.isfinite(underside.heights))
     for angle in start + np.arange(12) * np.pi / 6:
         direction = np.array([np.cos(angle), np.sin(angle)])
-        along = (np.argwhere(solid) @ direction) if solid.any() else np.zeros(1)
-        for reach in np.arange(0.5 * np.ptp(along), np.ptp(along) + 4):
+        width = np.ptp(solid[:, 0] * direction[0] + solid[:, 1] * direction[1])
+        for reach in np.arange(0.5 * width, width + 4):
             beside = cell + np.round(reach * direction).astype(int)
-            z = field.rest_height(footprint, beside)
+            z = field.rest_height(underside, beside)
             if z is None:
                 break
             if z <= pose.position[2] + 1e-9:
-                field.put(footprint, beside, z)
-                return Pose(pose.rotation, np.array([*(beside * field.cell_m), z]))
+                return field.put(shape, pose.rotation, beside, z)
     return None
