@@ -94,7 +94,7 @@ def _sides(means: Floats, weights: Floats, gap: float, least: float) -> Ints | N
     """0 or 1 for the two parts of a cluster that falls apart in space, NOBODY outside both; None where it does not."""
     if weights.sum() < 2 * least:
         return None
-    parting = first_parting(spanning_tree(means, weights=weights, min_samples=3), least)
+    parting = first_parting(spanning_tree(means, weights=weights, min_samples=3, neighbours=12), least)
     if parting is None:
         return None
     side, distance = parting
