@@ -172,9 +172,11 @@ def show_config(config: ConfigFile = None, overrides: Overrides = None) -> None:
 def _reporter() -> "TerminalReporter":
     from rich.console import Console
 
-    from gs_lift.terminal import TerminalReporter
+    from gs_lift.terminal import TerminalReporter, show_warnings
 
-    return TerminalReporter(Console())
+    reporter = TerminalReporter(Console())
+    show_warnings(reporter)
+    return reporter
 
 
 def _run(folder: Path | None) -> "Run":
@@ -205,7 +207,10 @@ def _print_scores(run: "Run", scores: Any, reporter: "TerminalReporter") -> None
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: exit code 0, 2 with one line for what the user can mend, 130 after Ctrl-C."""
     try:
-        sys.exit(app(args=arguments, standalone_mode=False) or 0)
+        code = app(args=arguments, standalone_mode=False) or 0
+        if code == 130:  # newer versions of typer turn KeyboardInterrupt into this
+            raise KeyboardInterrupt
+        sys.exit(code)
     except GsLiftError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):

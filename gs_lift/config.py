@@ -61,9 +61,6 @@ class Config:
         pick(CLUSTERERS, self.cluster.method, "cluster.method")
         if self.checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every: wanted 1 or more, got {self.checkpoint_every}")
-        self.fit.check()
-        self.lift.check()
-        self.cluster.check()
         return self
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ LOG_EVERY = 20
 """Steps between two lines of metrics.jsonl."""
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """What the pipeline tells whoever started it."""
 
@@ -142,10 +143,9 @@ def _starting_points(
     if not path.exists():
         with _timed(run, "points", None, reporter) as on_step:
             points, colors = initial_points(
-                scene, config.data.init, seed=config.seed, workdir=run.folder / "points", on_step=on_step
+                scene, config.data.init, seed=config.seed, count=config.data.init_points, on_step=on_step
             )
-            arrays = {"points": points.numpy(), "colors": colors.numpy()}
-            write_atomic(path, lambda file: np.savez(file, **arrays))
+            write_atomic(path, lambda file: np.savez(file, points=points.numpy(), colors=colors.numpy()))
     with np.load(path, allow_pickle=False) as saved:
         return torch.from_numpy(saved["points"]), torch.from_numpy(saved["colors"])
 

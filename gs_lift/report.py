@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +94,7 @@ def _cells(figures: Mapping[str, float | None]) -> list[str]:
 class Strip:
     """One view on a contact sheet: pictures side by side, None where there is none.
 
-    image: colours in 0..1. Label maps: ids, -1 = none; truth and instances keep their colours over all views, the ids
-    of `segments` mean something in their own image only, and so do their colours.
+    image: colours in 0..1. Label maps: ids, -1 = none; those of `segments` mean something in their own image only.
     """
 
     name: str
@@ -113,22 +112,23 @@ _COLUMNS = {
 }
 _GAP = 6
 _SHADE = 0.25
+"""How much of a label's colour gives way to the image's brightness."""
 
 
 def contact_sheet(path: Path, strips: Sequence[Strip], *, width: int = 256) -> None:
     """A PNG with one row per view: image | truth | segments | our instances, those that any view has.
 
-    Pictures are `width` pixels wide; labels are drawn over the darkened image, grey where there is none, with a
-    black line around each.
+    Pictures are `width` pixels wide; labels are shaded by the image, grey where there is none, with a black line
+    around each. Instances have the colours of labels.ply. A true object (over all views) or a segment (in its image)
+    has the colour of the instance that it matches with an IoU over 1/2, else one that no instance has.
     """
+    strips = _with_matching_colors(strips)
     columns = [name for name in _COLUMNS if any(getattr(strip, name) is not None for strip in strips)]
     font = ImageFont.load_default(size=15)
     caption = 24
     heights = [round(width * strip.image.shape[0] / strip.image.shape[1]) for strip in strips]
-    size = (
-        _GAP + len(columns) * (width + _GAP),
-        caption + sum(height + caption + _GAP for height in heights),
-    )
+    rows = len(strips) + (len(columns) > 2 and "instances" in columns)  # the last one for the legend
+    size = (_GAP + len(columns) * (width + _GAP), caption + sum(heights) + rows * (caption + _GAP))
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(columns):
@@ -141,6 +141,10 @@ def contact_sheet(path: Path, strips: Sequence[Strip], *, width: int = 256) -> N
                 sheet.paste(picture, (_GAP + column * (width + _GAP), top))
         draw.text((_GAP, top + height + 2), _describe(strip), fill=(70, 70, 70), font=font)
         top += height + caption + _GAP
+    if rows > len(strips):
+        draw.text(
+            (_GAP, top + 2), "same colour: IoU over 1/2 with our instance", fill=(70, 70, 70), font=font
+        )
     write_atomic(path, lambda file: sheet.save(file, format="PNG"))
 
 
@@ -156,6 +160,45 @@ def label_picture(labels: Int[Tensor, "H W"], image: Float[Tensor, "H W 3"] | No
     border[1:] |= ids[1:] != ids[:-1]
     colors[border] = 0
     return colors.round().astype(np.uint8)
+
+
+def _with_matching_colors(strips: Sequence[Strip]) -> list[Strip]:
+    """The strips with truth and segments renamed to the instances that they match, as `contact_sheet` says."""
+    if not strips:
+        return []
+    instances = [_labels(strip, "instances") for strip in strips]
+    fresh = max(int(ids.max()) for ids in instances) + 1
+    truth = _renamed(torch.cat([_labels(strip, "truth") for strip in strips]), torch.cat(instances), fresh)
+    return [
+        replace(
+            strip,
+            truth=None if strip.truth is None else ids.reshape(strip.truth.shape),
+            segments=None if strip.segments is None else _renamed(strip.segments.cpu(), own, fresh),
+        )
+        for strip, own, ids in zip(
+            strips, instances, truth.split([len(ids) for ids in instances]), strict=True
+        )
+    ]
+
+
+def _labels(strip: Strip, name: str) -> Int[Tensor, "P"]:
+    """One label map of a strip, flat; all -1 where there is none."""
+    ids = getattr(strip, name)
+    return torch.full(strip.image.shape[:2], -1).flatten() if ids is None else ids.cpu().long().flatten()
+
+
+def _renamed(ids: Int[Tensor, "..."], instances: Int[Tensor, "P"], fresh: int) -> Int[Tensor, "..."]:
+    """Ids that match an instance take its number, the others take numbers from `fresh` on; -1 stays."""
+    names, rows = ids.unique(return_inverse=True)
+    numbers, columns = instances.unique(return_inverse=True)
+    size = len(names), len(numbers)
+    overlap = torch.bincount(rows.flatten() * size[1] + columns, minlength=size[0] * size[1]).reshape(size)
+    iou = overlap / (overlap.sum(dim=1, keepdim=True) + overlap.sum(dim=0) - overlap)
+    iou[:, numbers < 0] = 0
+    best, column = iou.max(dim=1)
+    new = torch.where(best > 0.5, numbers[column], fresh + torch.arange(len(names)))
+    new[names < 0] = -1
+    return new[rows]
 
 
 def depth_picture(depths: Float[Tensor, "H W"], alphas: Float[Tensor, "H W"]) -> np.ndarray:

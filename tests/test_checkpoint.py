@@ -12,7 +12,12 @@ from gs_lift.checkpoint import Checkpoints
 def test_the_newest_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "fit", every=10)
     generator = torch.Generator().manual_seed(5)
-    state = {"means": torch.rand(7, 3, generator=generator), "step": 20, "rng": generator.get_state(), "list": [1.5]}
+    state = {
+        "means": torch.rand(7, 3, generator=generator),
+        "step": 20,
+        "rng": generator.get_state(),
+        "list": [1.5],
+    }
     checkpoints.save(10, {"means": torch.zeros(1)})
     checkpoints.save(20, state)
     found = checkpoints.latest()

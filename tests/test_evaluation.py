@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from gs_lift.evaluation import evaluate, panoptic, segments_quality
+from gs_lift.datasets import load_scene
+from gs_lift.evaluation import evaluate, panoptic, segments_quality, views_of_instances
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import SH_C0
 from gs_lift.rendering import render
@@ -196,3 +198,22 @@ def test_segments_quality_judges_the_training_views_that_have_both() -> None:
     assert quality is not None
     assert (quality.images, quality.pq, quality.recall, quality.precision) == (1, 1, 1, 1)
     assert segments_quality(scene) is None
+
+
+def test_an_instance_is_seen_where_it_covers_pixels() -> None:
+    view = scene_of(None).train[0]
+    away = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.float64))  # turned around: it looks along -z
+    back = replace(view, name="back", camera=replace(CAMERA, viewmat=away))
+    instances = instances_of([0, 1, -1, 2], [1, 1, 1])
+    seen_in = views_of_instances([view, back], room(), instances, backend="reference")
+    assert seen_in == [["0"], ["0"], ["back"]]
+    most = views_of_instances([view], room(), instances, minimum_pixels=576.0, backend="reference")
+    assert most == [[], [], []]
+
+
+def test_the_segments_of_messy_sam_50_are_as_good_as_its_readme_says(shared: Path) -> None:
+    quality = segments_quality(load_scene(shared / "data" / "messy_sam_50"))
+    assert quality is not None
+    assert quality.images == 48
+    figures = (quality.recall, quality.precision, quality.sq, quality.pq)
+    assert figures == pytest.approx((0.631, 0.572, 0.824, 0.493), abs=5e-4)

@@ -4,8 +4,7 @@ The oracle runs in float64, a backend in float32. Rasterizing jumps where a pair
 and where transmittance ends: pixels within `margin` of one of these are not compared.
 """
 
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -21,13 +20,8 @@ from gs_lift.rendering import BACKENDS, blending_weights, rasterize, reference, 
 from gs_lift.rendering.weights import Weights
 from gs_lift.scene import Camera
 
-NATIVE = find_spec("gs_lift.rendering.cpu") is not None
-MARKS = {
-    "gsplat": [pytest.mark.gpu],
-    "cpu": [pytest.mark.skipif(not NATIVE, reason="gs_lift.rendering.cpu is not here")],
-}
 EVERY_BACKEND = pytest.mark.parametrize(
-    "backend", [pytest.param(name, marks=MARKS.get(name, [])) for name in BACKENDS]
+    "backend", [pytest.param(name, marks=[pytest.mark.gpu] if name == "gsplat" else []) for name in BACKENDS]
 )
 
 
@@ -37,18 +31,18 @@ class Case:
 
     gaussians: Gaussians
     margin: float = 1e-3
-    tolerance: float = 1e-3
+    tolerance: float = 2e-4
     distance: float = 3.0
 
 
 CASES = {
-    "plain": Case(random_gaussians(0, 200)),
+    "plain": Case(random_gaussians(0, 120)),
     "one": Case(random_gaussians(1, 1, spread=0.2)),
     "opaque": Case(random_gaussians(2, 200, opacities=(0.99, 0.9999), scales=(0.1, 0.5))),
     "faint": Case(random_gaussians(3, 200, opacities=(0.001, 0.02))),
     "huge": Case(random_gaussians(4, 30, scales=(1.0, 20.0))),
     "tiny": Case(random_gaussians(5, 200, scales=(1e-4, 2e-2))),
-    "needles": Case(random_gaussians(6, 100, scales=(1e-4, 1.0)), margin=1e-2, tolerance=1e-2),
+    "needles": Case(random_gaussians(6, 100, scales=(1e-4, 1.0)), margin=1e-2, tolerance=2e-3),
     "around the camera": Case(random_gaussians(7, 200, spread=3.0), distance=0.5),
 }
 
@@ -136,7 +130,10 @@ def compare(
     assert_close("alphas", got_alphas.detach().double().cpu() * mask, alphas, case.tolerance / 10)
     for name, leaf in leaves.items():
         if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.grad is not None:
-            assert_close(f"gradient of {name}", got_leaves[name].grad, leaf.grad, case.tolerance)
+            got = got_leaves[name].grad
+            # No gradient at all is as good as zeros: colours take no part in a depth image.
+            got = torch.zeros_like(leaf.grad) if got is None else got
+            assert_close(f"gradient of {name}", got, leaf.grad, case.tolerance)
 
     visible, radii = (info["radii"] > 0).all(dim=-1), got_info["radii"].cpu()
     assert got_info["radii"].dtype == torch.int32
@@ -179,7 +176,7 @@ def test_images_and_gradients_are_the_oracles(backend: str, name: str) -> None:
 def test_any_number_of_channels(backend: str, channels: int) -> None:
     case = CASES["plain"]
     generator = torch.Generator().manual_seed(channels)
-    colors = torch.randn(200, channels, generator=generator, dtype=torch.float64)
+    colors = torch.randn(120, channels, generator=generator, dtype=torch.float64)
     compare(backend, case, colors, [random_camera(12, 40, 32)], seed=22)
     backgrounds = torch.randn(1, channels, generator=generator, dtype=torch.float64)
     compare(backend, case, colors, [random_camera(13, 40, 32)], seed=23, backgrounds=backgrounds)
@@ -195,7 +192,7 @@ def test_spherical_harmonics_of_every_degree(backend: str, degree: int, stored: 
 @EVERY_BACKEND
 @pytest.mark.parametrize("render_mode", ["RGB", "D", "ED", "RGB+D", "RGB+ED"])
 def test_depth_in_every_render_mode(backend: str, render_mode: str) -> None:
-    case = replace(CASES["plain"], tolerance=5e-3)
+    case = CASES["plain"]
     backgrounds = torch.full((2, 3), 0.5, dtype=torch.float64)
     cameras = two_cameras(case)
     options = {"render_mode": render_mode, "sh_degree": 1}

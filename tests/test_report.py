@@ -11,7 +11,7 @@ from rich.console import Console
 
 from gs_lift.evaluation import Scores
 from gs_lift.palette import GREY, palette
-from gs_lift.report import Strip, contact_sheet, label_picture, scores_json, scores_table
+from gs_lift.report import Strip, contact_sheet, depth_picture, label_picture, scores_json, scores_table
 
 JUDGED = Scores(0.842, 0.9, 0.88, 0.729, 0.956, 0.93, 31.25, 0.912, 50, 45, 60123, ())
 PERFECT = Scores(1.0, 1.0, 1.0, 0.0, 0.95, 1.0, 30.25, 0.9, 500, 412, 160000, ())
@@ -89,6 +89,41 @@ def test_a_contact_sheet_has_the_columns_that_there_are(tmp_path: Path) -> None:
     left, right = pixels[40, 6 + 70 + 10], pixels[40, 6 + 70 + 50]
     assert np.abs(left.astype(int) - (0.75 * palette(2)[0] + 32)).max() <= 1
     assert np.abs(right.astype(int) - (0.75 * palette(2)[1] + 32)).max() <= 1
+
+
+def cells(path: Path, width: int) -> list[np.ndarray]:
+    """The pictures of a sheet's first row, each `width` pixels wide and high."""
+    with Image.open(path) as sheet:
+        pixels = np.asarray(sheet).astype(int)
+    return [pixels[24 : 24 + width, left : left + width] for left in range(6, pixels.shape[1] - 6, width + 6)]
+
+
+def test_what_matches_an_instance_has_its_colour(tmp_path: Path) -> None:
+    truth = torch.tensor([[9] * 8 + [4] * 8 + [5] * 8] * 24)
+    segments = torch.tensor([[30] * 7 + [-1] + [31] * 16] * 24)
+    instances = torch.tensor([[1] * 9 + [0] * 7 + [-1] * 8] * 24)
+    image = torch.full((24, 24, 3), 0.5)
+    contact_sheet(tmp_path / "s.png", [Strip("0", image, truth, segments, instances)], width=24)
+    _, true, found, ours = cells(tmp_path / "s.png", 24)
+    # Object 9 and segment 30 are instance 1, object 4 is instance 0; object 5 and segment 31 match none.
+    assert (true[12, 4] == ours[12, 4]).all()
+    assert (found[12, 4] == ours[12, 4]).all()
+    assert (true[12, 12] == ours[12, 12]).all()
+    for other in (true[12, 20], found[12, 20]):
+        assert all(np.abs(other - ours[12, column]).max() > 20 for column in (4, 12, 20))
+
+
+def test_a_contact_sheet_of_no_view_is_a_picture_still(tmp_path: Path) -> None:
+    contact_sheet(tmp_path / "s.png", [])
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.format == "PNG"
+
+
+def test_near_is_bright_and_nothing_is_black() -> None:
+    depths, alphas = torch.tensor([[1.0, 2.0, 3.0, 9.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    near, middle, far, nothing = depth_picture(depths, alphas)[0, :, 0].tolist()
+    assert 255 == near > middle > far > nothing == 0
+    assert depth_picture(depths, 0 * alphas).max() == 0
 
 
 def test_a_contact_sheet_is_the_same_bytes_each_time(tmp_path: Path) -> None:

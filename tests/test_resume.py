@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from settings import TINY, tiny_config
 
 from gs_lift.pipeline import fit_run, segment_run, write_outputs
 from gs_lift.synthetic import SynthConfig, synthesize
-
-from settings import TINY, tiny_config
 
 KILLED = """
 import os, signal, sys

@@ -83,5 +83,5 @@ def test_a_missing_or_broken_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run folder"):
         open_run(tmp_path)
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(RunError, match="no readable run.json"):
+    with pytest.raises(RunError, match=r"no readable run\.json"):
         _ = open_run(tmp_path).scene

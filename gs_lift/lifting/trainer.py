@@ -55,20 +55,14 @@ class LiftConfig:
     """Weights of the losses on the instance embeddings."""
     minimum_weight: float = 1e-3
     """Blending weights below this are dropped; 1e-3 loses 0.26 % of the weight and a third of the entries."""
-    pixels_per_view: int = 262_144
-    """Pixels of a view that training draws from, chosen at random once; bounds memory for large photos."""
+    pixels_per_view: int = 65_536
+    """Pixels of a view that training draws from, chosen at random once; bounds time and memory for large photos."""
     memory_budget_gb: float = 2.0
     """Memory for cached blending weights; views beyond it make them anew at each step, about half as fast."""
 
-    def check(self) -> "LiftConfig":
-        """This config, or a ConfigError for the first value out of range."""
-        for name, low in (
-            ("dimensions", 1),
-            ("pixels", 2),
-            ("semantic_pixels", 0),
-            ("neighbours", 0),
-            ("steps", 0),
-        ):
+    def __post_init__(self) -> None:
+        least = {"dimensions": 1, "pixels": 2, "semantic_pixels": 0, "neighbours": 0, "steps": 0}
+        for name, low in least.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"lift.{name}: wanted at least {low}, got {getattr(self, name)}")
         for name in ("balance", "momentum", "pull"):
@@ -76,7 +70,6 @@ class LiftConfig:
                 raise ConfigError(f"lift.{name}: wanted 0 to 1, got {getattr(self, name)}")
         if not 0 < self.final_rate <= 1:
             raise ConfigError(f"lift.final_rate: wanted more than 0 and at most 1, got {self.final_rate}")
-        return self
 
 
 @dataclass
@@ -146,7 +139,7 @@ def lift(
     Raises SceneError where no training view has segments or one has the wrong size, ConfigError for a value out of
     range, RunError for a checkpoint of another number of Gaussians.
     """
-    config = (config or LiftConfig()).check()
+    config = config or LiftConfig()
     gaussians = gaussians.detach()
     # Neighbours in space become neighbours in memory: smoothing is then 1.4 times as fast.
     order = spatial_order(gaussians.means)
@@ -249,7 +242,8 @@ def _learn_instances(
     loss, figures = instance_loss(fast, slow, segment, confidence, config.losses)
     (gradient,) = torch.autograd.grad(loss, fast)
     seen, received = weights.blend_transposed_seen(gradient)
-    _adam(step, (state.fast, state.fast_first, state.fast_second), seen, received, config.learning_rate * _decay(step, config))
+    moments = (state.fast_first, state.fast_second)
+    _adam(step, (state.fast, *moments), seen, received, config.learning_rate * _decay(step, config))
     if problem.neighbours is not None and config.pull > 0:
         state.fast = smooth(state.fast, problem.neighbours, config.pull)
     return {"loss": float(loss.detach()), **figures}

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gs_lift.errors import BackendError, SceneError, pick
+from gs_lift.errors import BackendError, ConfigError, SceneError, pick
 from gs_lift.scene import Scene
 
 log = logging.getLogger(__name__)
@@ -19,47 +19,58 @@ Cloud = tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]
 OnStep = Callable[[int, dict[str, float]], None]
 
 
-def _auto(scene: Scene, **options: object) -> Cloud:
+@dataclass(frozen=True)
+class _Wanted:
+    seed: int
+    count: int
+    workdir: Path | None
+    on_step: OnStep
+
+
+def _auto(scene: Scene, wanted: _Wanted) -> Cloud:
     if len(scene.points):
-        return _points(scene, **options)
+        return _points(scene, wanted)
     try:
-        return _triangulate(scene, **options)
+        return _triangulate(scene, wanted)
     except (SceneError, BackendError) as error:
         log.warning("%s; the Gaussians start at random, which costs quality", error)
-        return _random(scene, **options)
+        return _random(scene, wanted)
 
 
-def _points(scene: Scene, **options: object) -> Cloud:
+def _points(scene: Scene, wanted: _Wanted) -> Cloud:
     if not len(scene.points):
-        raise SceneError(f"{scene.name}: no points of its own; use data.init=triangulate or data.init=random")
+        raise SceneError(f"{scene.name}: has no points; use data.init=triangulate or data.init=random")
     return scene.points.float(), scene.colors.float()
 
 
-def _triangulate(scene: Scene, **options: object) -> Cloud:
+def _triangulate(scene: Scene, wanted: _Wanted) -> Cloud:
     from gs_lift.points.triangulation import triangulate
 
-    return triangulate(scene, **options)  # type: ignore[arg-type]
+    return triangulate(
+        scene, seed=wanted.seed, count=wanted.count, workdir=wanted.workdir, on_step=wanted.on_step
+    )
 
 
-def _depth(scene: Scene, **options: object) -> Cloud:
+def _depth(scene: Scene, wanted: _Wanted) -> Cloud:
     from gs_lift.points.backprojection import backproject
 
-    return backproject(scene, seed=options["seed"], count=options["count"])  # type: ignore[arg-type]
+    return backproject(scene, seed=wanted.seed, count=wanted.count)
 
 
-def _random(scene: Scene, **options: object) -> Cloud:
+def _random(scene: Scene, wanted: _Wanted) -> Cloud:
     from gs_lift.points.frusta import scatter
 
-    return scatter(scene, seed=options["seed"], count=options["count"])  # type: ignore[arg-type]
+    return scatter(scene, seed=wanted.seed, count=wanted.count)
 
 
-INITS: dict[str, Callable[..., Cloud]] = {
+INITS: dict[str, Callable[[Scene, _Wanted], Cloud]] = {
     "auto": _auto,
     "points": _points,
     "triangulate": _triangulate,
     "depth": _depth,
     "random": _random,
 }
+"""The values of `data.init`."""
 
 
 def initial_points(
@@ -71,18 +82,17 @@ def initial_points(
     workdir: Path | None = None,
     on_step: OnStep | None = None,
 ) -> Cloud:
-    """Points and colours from which a fit starts; the same for the same scene and seed.
+    """Points and colours from which a fit starts; the same bytes for the same scene, seed and count.
 
-    init: a name of INITS, as `DataConfig.init` describes them. count: how many `depth` and `random` give and
-    `triangulate` gives at most. workdir: where temporary files go; the system's folder if None.
-    Raises SceneError where the scene lacks what was asked for, ConfigError for an unknown name.
+    init: a name of INITS; `DataConfig.init` describes them. count: how many `depth` and `random` give, and
+    `triangulate` at most. workdir: where temporary files go; None = the system's place for them.
+    on_step(step, {"steps": total}): called by `triangulate` as it gets on.
+    Raises SceneError if the scene lacks what was asked for, ConfigError for an unknown name, BackendError if
+    `triangulate` finds no working pycolmap.
     """
-    points, colors = pick(INITS, init, "data.init")(
-        scene, seed=seed, count=count, workdir=workdir, on_step=on_step or (lambda step, figures: None)
-    )
-    return points, colors
-
-
-def seeded(seed: int) -> torch.Generator:
-    """A generator on the CPU."""
-    return torch.Generator().manual_seed(seed)
+    if count < 1:
+        raise ConfigError(f"data.init_points: got {count}; wanted at least 1")
+    if not scene.train:
+        raise SceneError(f"{scene.name}: no training views")
+    start = pick(INITS, init, "data.init")
+    return start(scene, _Wanted(seed, count, workdir, on_step or (lambda step, figures: None)))

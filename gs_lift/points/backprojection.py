@@ -10,7 +10,7 @@ from gs_lift.scene import Scene, View
 
 
 def backproject(scene: Scene, *, seed: int, count: int) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
-    """About `count` pixels with depth, drawn evenly from all training views, in the world, with their colours.
+    """At most `count` pixels with depth, drawn evenly from all training views, with their colours.
 
     Raises SceneError if no training view has a depth map, or none has depth in it.
     """

@@ -17,7 +17,7 @@ WORKER = Path(__file__).with_name("sift_worker.py")
 
 @dataclass(frozen=True)
 class Features:
-    """One image's features: xy [F 2] float64 in pixels, centres at +0.5; descriptors [F 128] float32, of length 1."""
+    """One image's features: xy [F 2] in pixels, centres at +0.5; descriptors [F 128] float32 of length 1."""
 
     xy: np.ndarray
     descriptors: np.ndarray
@@ -37,6 +37,8 @@ def extract(
 
     on_image(n) is called when n images are done. Raises BackendError if pycolmap is missing or dies.
     """
+    if workdir is not None:
+        workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sift_", dir=workdir) as name:
         folder = Path(name)
         for i, gray in enumerate(grays):
@@ -66,8 +68,9 @@ def _run_workers(folder: Path, workers: int, on_image: Callable[[int], None]) ->
     for first, process in enumerate(running):
         if process.returncode:
             lines = (folder / f"worker_{first}.log").read_text(errors="replace").strip().splitlines()
+            said = lines[-1][:200] if lines else "no message"
             raise BackendError(
-                f"pycolmap stopped with code {process.returncode} ({lines[-1][:200] if lines else 'no message'}); "
+                f"pycolmap stopped with code {process.returncode} ({said}); "
                 "reinstall it, or use data.init=random or data.init=depth"
             )
 

@@ -8,11 +8,11 @@ from gs_lift.errors import SceneError
 from gs_lift.scene import Scene
 
 NEAR, FAR = 0.25, 2.5
-"""Depth range in units of the distance to the point that the cameras look at: from among the objects to walls."""
+"""Depth range in units of the distance to what the cameras look at: from among the objects to the walls."""
 
 
 def focus(centers: Float[Tensor, "C 3"], axes: Float[Tensor, "C 3"]) -> Float[Tensor, "3"]:
-    """The point nearest to all optical axes, by least squares. Parallel axes are held by a weak pull to the centres."""
+    """The point nearest to all optical axes, by least squares; a weak pull to the centres."""
     across = torch.eye(3, dtype=axes.dtype) - axes[:, :, None] * axes[:, None, :]
     pull = 1e-6 * torch.eye(3, dtype=axes.dtype)
     right = (across @ centers[:, :, None]).sum(0)[:, 0] + pull @ centers.mean(dim=0) * len(centers)
@@ -24,7 +24,7 @@ def depth_range(scene: Scene) -> tuple[float, float]:
     centers = torch.stack([view.camera.position for view in scene.train])
     axes = torch.stack([view.camera.viewmat[2, :3] for view in scene.train])
     distance = float(((focus(centers, axes) - centers) * axes).sum(dim=1).median())
-    # Cameras that look outward, or all along one line, have no common focus in front: take their spread instead.
+    # Cameras that look outward, or all one way, have no common focus in front: take their spread instead.
     spread = scene.extent
     if not 0.3 * spread < distance < 30 * spread:
         distance = 2 * spread

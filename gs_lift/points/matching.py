@@ -1,9 +1,9 @@
 """Feature matching between images whose cameras are known.
 
-Notation: O_c is the centre of camera c. A point and the centres of two cameras span its epipolar plane; all such planes
-of a pair contain the baseline, so a plane is an angle about it. A feature's match has the same angle: candidates are
-found by sorting angles, and the descriptors then decide among few. This gives more and cleaner matches than comparing
-all descriptors and estimating what the cameras say already.
+A point and the centres of two cameras span its epipolar plane. All such planes of a pair contain the
+baseline, so a plane is an angle about it, and a feature's match has the same angle: candidates are found by
+sorting angles, and descriptors decide among few. This gives more and cleaner matches than comparing all
+descriptors and then estimating what the cameras say already.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ MAX_DESCRIPTOR_ANGLE = 0.7
 
 @dataclass(frozen=True)
 class Rig:
-    """The cameras as arrays: K [C 3 3], rotations [C 3 3] and translations [C 3] of the viewmats, centers [C 3]."""
+    """Cameras as arrays: K [C 3 3]; rotations [C 3 3], translations [C 3] of the viewmats; centers [C 3]."""
 
     K: np.ndarray
     rotations: np.ndarray
@@ -32,14 +32,19 @@ class Rig:
         return len(self.K)
 
 
-def choose_pairs(rig: Rig, neighbours: int) -> list[tuple[int, int]]:
-    """Pairs (i < j) of each camera with its `neighbours` nearest in place and direction."""
+def differences(rig: Rig) -> np.ndarray:
+    """How far apart cameras are [C C]: in place and in direction, each in units of its median."""
     axes = rig.rotations[:, 2]
     apart = np.linalg.norm(rig.centers[:, None] - rig.centers[None], axis=-1)
     turned = np.arccos(np.clip(np.einsum("ci,di->cd", axes, axes), -1, 1))
-    cost = apart / max(float(np.median(apart)), 1e-9) + turned / max(float(np.median(turned)), 1e-9)
+    return apart / max(float(np.median(apart)), 1e-9) + turned / max(float(np.median(turned)), 1e-9)
+
+
+def choose_pairs(rig: Rig, neighbours: int) -> list[tuple[int, int]]:
+    """Pairs (i < j) of each camera with its `neighbours` nearest in place and direction."""
+    apart = np.linalg.norm(rig.centers[:, None] - rig.centers[None], axis=-1)
     # Two photos from one place give no depth.
-    cost[apart < 1e-6 * max(float(apart.max()), 1e-12)] = np.inf
+    cost = np.where(apart <= 1e-6 * float(apart.max()), np.inf, differences(rig))
     order = np.argsort(cost, axis=1, kind="stable")[:, :neighbours]
     pairs = {
         (min(i, int(j)), max(i, int(j))) for i in range(len(rig)) for j in order[i] if cost[i, j] < np.inf
@@ -50,7 +55,7 @@ def choose_pairs(rig: Rig, neighbours: int) -> list[tuple[int, int]]:
 def match_pair(
     rig: Rig, i: int, j: int, features: list[Features], tolerance_px: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of matching features in images i and j: mutual best descriptors among those within the tolerance."""
+    """Ids of matching features in images i and j: mutually best among those on the same epipolar plane."""
     empty = np.zeros(0, np.int64)
     if not len(features[i]) or not len(features[j]):
         return empty, empty
@@ -59,7 +64,7 @@ def match_pair(
     angle_i, slack_i, along_i = _pencil(rig, i, features[i].xy, baseline, tolerance_px)
     angle_j, slack_j, along_j = _pencil(rig, j, features[j].xy, baseline, tolerance_px)
     a, b = _windows(angle_i, angle_j, slack_i + np.median(slack_j))
-    # In front of both cameras, rays converge: the second camera sees the point at a wider angle to the baseline.
+    # In front of both cameras rays converge: the second sees the point at a wider angle to the baseline.
     keep = (np.abs(angle_i[a] - angle_j[b]) < slack_i[a] + slack_j[b]) & (along_i[a] > along_j[b])
     a, b = a[keep], b[keep]
     cosines = np.einsum("nd,nd->n", features[i].descriptors[a], features[j].descriptors[b])
@@ -83,13 +88,14 @@ def directions(rig: Rig, c: int, xy: np.ndarray) -> np.ndarray:
 def _pencil(
     rig: Rig, c: int, xy: np.ndarray, baseline: np.ndarray, tolerance_px: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each feature's angle about the baseline, the tolerance in that angle, and the cosine to the baseline."""
+    """Each feature's angle about the baseline, the tolerance in it, and the cosine to the baseline."""
     rays = directions(rig, c, xy)
     side = np.cross(baseline, np.eye(3)[np.argmin(np.abs(baseline))])
     side /= np.linalg.norm(side)
-    x, y = rays @ side, rays @ np.cross(baseline, side)
+    # einsum, not @: the result must not depend on a BLAS's threads.
+    x, y, along = np.einsum("ni,ki->kn", rays, np.stack([side, np.cross(baseline, side), baseline]))
     off_axis = np.maximum(np.hypot(x, y), 1e-2)
-    return np.arctan2(y, x), tolerance_px / rig.K[c, 0, 0] / off_axis, rays @ baseline
+    return np.arctan2(y, x), tolerance_px / rig.K[c, 0, 0] / off_axis, along
 
 
 def _windows(angles: np.ndarray, others: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -104,7 +110,7 @@ def _windows(angles: np.ndarray, others: np.ndarray, slack: np.ndarray) -> tuple
 
 
 def _best_two(owner: np.ndarray, angles: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each owner, the row with the smallest angle (-1 = none) and the second smallest angle (pi = none)."""
+    """For each owner the row of its smallest angle (-1 = none), and its second smallest angle (pi = none)."""
     order = np.lexsort((angles, owner))
     first = np.ones(len(order), dtype=bool)
     first[1:] = owner[order][1:] != owner[order][:-1]

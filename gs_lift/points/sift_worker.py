@@ -1,7 +1,7 @@
 """SIFT features by pycolmap, run as a script: `python sift_worker.py FOLDER FIRST STRIDE`.
 
-A process of its own, because pycolmap's zlib breaks Pillow's PNG writer in a process that imports pycolmap first
-(pycolmap 4.2.1); and by path, not by `-m`, because the package around it would import torch.
+A process of its own, because one that imports pycolmap 4.2.1 first crashes when Pillow writes a PNG (two
+zlibs); and by path, not by `-m`, because the package around it imports torch.
 
 Reads FOLDER/gray_*.npy (float32 [H W] in 0..1), every STRIDE-th from the FIRST-th, and writes beside each
 sift_*.npz: xy [F 2] in pixels with centres at +0.5, descriptors [F 128] uint8.

@@ -1,8 +1,8 @@
 """Matches between pairs of images -> points seen by three images or more.
 
-Every match of a feature proposes a point; the proposal that most of the feature's other matches agree with wins, is
-refined by Gauss-Newton on the reprojection error, and takes its features away from lesser points. All sums run in a
-fixed order, so the result is the same on any number of threads.
+Every match of a feature proposes a point. The proposal that most of the feature's other matches agree with
+wins, is refined by Gauss-Newton on the reprojection error, and takes its features away from lesser points.
+All sums run in a fixed order: the result is the same on any number of threads.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,10 @@ MIN_ANGLE = 1.0
 
 @dataclass(frozen=True)
 class Tracks:
-    """P points and what sees them: observation k is feature `feature[k]` (numbered over all images) of point `point[k]`.
+    """P points and what sees them.
 
-    points [P 3]; errors_px [P] mean reprojection error; views [P] number of observations.
+    points [P 3]; errors_px [P] mean reprojection error; views [P] number of observations. Observation k says
+    that feature[k], counted over all images, sees point[k].
     """
 
     points: np.ndarray
@@ -34,7 +35,7 @@ class Tracks:
 
 
 class _Observations:
-    """All features of all images in one table: camera, pixel and world ray of each."""
+    """All features of all images in one table: camera, pixel and ray in the world of each."""
 
     def __init__(self, rig: Rig, features: list[Features]):
         self.rig = rig
@@ -144,13 +145,15 @@ def _refine(
 
 
 def _sums(owner: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
-    return np.stack([np.bincount(owner, weights=column, minlength=count) for column in values.T], axis=1)
+    columns = [np.bincount(owner, weights=column, minlength=count) for column in values.T]
+    # Of nothing, bincount makes integers.
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def _claim(
     points: np.ndarray, point: np.ndarray, feature: np.ndarray, errors: np.ndarray, features: int
 ) -> np.ndarray:
-    """Which observations stay: a feature belongs to the point with the most views, then the smallest error."""
+    """Which observations stay: a feature goes to the point with the most views, then the smallest error."""
     views = np.bincount(point, minlength=len(points))
     mean = np.bincount(point, weights=errors, minlength=len(points)) / np.maximum(views, 1)
     rank = np.empty(len(points), np.int64)

@@ -1,4 +1,4 @@
-"""Points from the training photos and their known cameras: SIFT features, matched, triangulated; then densified."""
+"""Points from the training photos and their cameras: SIFT matched on epipolar planes, then a plane sweep."""
 
 import logging
 from collections.abc import Callable
@@ -10,21 +10,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gs_lift.errors import SceneError
-from gs_lift.points.features import extract
-from gs_lift.points.matching import Rig, choose_pairs, match_pair
+from gs_lift.points.features import Features, extract
+from gs_lift.points.matching import Rig, choose_pairs, differences, match_pair
+from gs_lift.points.sweep import Photo, sweep
 from gs_lift.points.tracks import Tracks, build_tracks
-from gs_lift.scene import Camera, Scene
+from gs_lift.scene import Scene
 
 log = logging.getLogger(__name__)
 
 MIN_POINTS = 100
-"""Fewer are not worth starting from."""
+"""Fewer triangulated points are not worth starting from, and say that the poses are wrong."""
 
 NEIGHBOURS = 10
 """Photos that each photo is matched with."""
 
 TOLERANCE_PX = 1.0
-"""Largest distance from the epipolar line and reprojection error."""
+"""Largest distance of a match from its epipolar line, and largest reprojection error of a point."""
+
+FEATURE_SIDE, FEATURE_VIEWS = 640, 128
+"""Larger photos are reduced to this longer side; of more photos, the most different ones are taken."""
+
+SWEEP_SIDE, SWEEP_VIEWS = 320, 64
+"""The same for the plane sweep, whose cost grows with every pixel."""
 
 
 def triangulate(
@@ -35,63 +42,79 @@ def triangulate(
     workdir: Path | None,
     on_step: Callable[[int, dict[str, float]], None],
 ) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
-    """Points of a scene's surfaces with their colours, at most `count`.
+    """Points on a scene's surfaces with their colours, at most `count`: triangulated ones, then swept ones.
 
-    on_step's steps are photos whose features are found. Raises SceneError if fewer than MIN_POINTS come out.
+    Raises SceneError if fewer than MIN_POINTS can be triangulated, BackendError if pycolmap does not run.
     """
-    cameras = [view.camera for view in scene.train]
-    images = [view.image() for view in scene.train]
-    rig = make_rig(cameras)
-    grays = [_gray(image).numpy() for image in images]
+    photos = [Photo.make(view.image(), view.camera, FEATURE_SIDE) for view in scene.train]
+    photos = [photos[i] for i in most_different(make_rig(photos), FEATURE_VIEWS)]
+    swept = most_different(make_rig(photos), SWEEP_VIEWS)
+    steps = {"steps": float(len(photos) + len(swept))}
     features = extract(
-        grays, workers=torch.get_num_threads(), workdir=workdir, on_image=lambda done: on_step(done, {})
+        [photo.gray[0, 0].numpy() for photo in photos],
+        workers=torch.get_num_threads(),
+        workdir=workdir,
+        on_image=lambda done: on_step(done, steps),
     )
-    first = np.cumsum([0, *(len(f) for f in features)])
-    matches = [
-        np.stack([first[i] + a, first[j] + b], axis=1)
-        for i, j in choose_pairs(rig, NEIGHBOURS)
-        for a, b in [match_pair(rig, i, j, features, TOLERANCE_PX)]
-    ]
-    table = np.concatenate(matches) if matches else np.zeros((0, 2), np.int64)
-    tracks = build_tracks(rig, features, table, TOLERANCE_PX)
+    tracks = make_tracks(make_rig(photos), features)
     if len(tracks.points) < MIN_POINTS:
         raise SceneError(
-            f"{scene.name}: only {len(tracks.points)} points could be triangulated from {len(images)} photos; "
-            "check the poses, or use data.init=random or data.init=depth"
+            f"{scene.name}: {len(tracks.points)} points triangulated from {len(photos)} photos, wanted "
+            f"{MIN_POINTS}; check the poses, or use data.init=random or data.init=depth"
         )
-    log.info(
-        "%d points, %.2f px, %.1f views each",
-        len(tracks.points),
-        tracks.errors_px.mean(),
-        tracks.views.mean(),
+    error, views = tracks.errors_px.mean(), tracks.views.mean()
+    log.info("%d points, %.2f px, %.1f views each", len(tracks.points), error, views)
+    sparse, sparse_colors = torch.from_numpy(tracks.points), _colors(photos, features, tracks)
+    dense, dense_colors = sweep(
+        [photos[i].reduced(SWEEP_SIDE) for i in swept],
+        sparse,
+        on_photo=lambda done: on_step(len(photos) + done, steps),
     )
-    xy = np.concatenate([f.xy for f in features])
-    camera = np.repeat(np.arange(len(features)), [len(f) for f in features])
-    colors = _colors(images, tracks, camera, xy)
-    return torch.from_numpy(tracks.points).float(), colors
+    log.info("%d more points by a plane sweep", len(dense))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(dense), generator=generator)[: max(count - len(sparse), 0)]
+    points = torch.cat([sparse, dense[order]])[:count]
+    return points.float(), torch.cat([sparse_colors, dense_colors[order]])[:count]
 
 
-def make_rig(cameras: list[Camera]) -> Rig:
-    viewmats = torch.stack([camera.viewmat for camera in cameras]).double().numpy()
-    K = torch.stack([camera.K for camera in cameras]).double().numpy()
+def make_rig(photos: list[Photo]) -> Rig:
+    viewmats = torch.stack([photo.camera.viewmat for photo in photos]).double().numpy()
+    K = torch.stack([photo.camera.K for photo in photos]).double().numpy()
     rotations, translations = viewmats[:, :3, :3], viewmats[:, :3, 3]
     return Rig(K, rotations, translations, -np.einsum("cji,cj->ci", rotations, translations))
 
 
-def _gray(image: Float[Tensor, "H W 3"]) -> Float[Tensor, "H W"]:
-    """Luma (ITU-R BT.601)."""
-    return 0.299 * image[..., 0] + 0.587 * image[..., 1] + 0.114 * image[..., 2]
+def make_tracks(rig: Rig, features: list[Features]) -> Tracks:
+    """Match all chosen pairs and triangulate."""
+    first = np.cumsum([0, *(len(f) for f in features)])
+    matches = [np.zeros((0, 2), np.int64)]
+    for i, j in choose_pairs(rig, NEIGHBOURS):
+        a, b = match_pair(rig, i, j, features, TOLERANCE_PX)
+        matches.append(np.stack([first[i] + a, first[j] + b], axis=1))
+    return build_tracks(rig, features, np.concatenate(matches), TOLERANCE_PX)
 
 
-def _colors(
-    images: list[Float[Tensor, "H W 3"]], tracks: Tracks, camera: np.ndarray, xy: np.ndarray
-) -> Float[Tensor, "P 3"]:
+def most_different(rig: Rig, count: int) -> list[int]:
+    """At most `count` cameras, each next one the farthest from all before it; in their old order."""
+    if len(rig) <= count:
+        return list(range(len(rig)))
+    apart = differences(rig)
+    chosen, nearest = [0], apart[0]
+    while len(chosen) < count:
+        chosen.append(int(np.argmax(nearest)))
+        nearest = np.minimum(nearest, apart[chosen[-1]])
+    return sorted(chosen)
+
+
+def _colors(photos: list[Photo], features: list[Features], tracks: Tracks) -> Float[Tensor, "P 3"]:
     """The mean colour of the pixels that see each point."""
-    seen = np.zeros((len(tracks.feature), 3))
-    for c, image in enumerate(images):
-        rows = np.flatnonzero(camera[tracks.feature] == c)
-        pixel = np.floor(xy[tracks.feature[rows]]).astype(np.int64)
-        height, width = image.shape[:2]
-        seen[rows] = image.numpy()[pixel[:, 1].clip(0, height - 1), pixel[:, 0].clip(0, width - 1)]
+    camera = np.repeat(np.arange(len(photos)), [len(f) for f in features])[tracks.feature]
+    pixel = np.floor(np.concatenate([f.xy for f in features])[tracks.feature]).astype(np.int64)
+    seen = np.zeros((len(pixel), 3))
+    for c, photo in enumerate(photos):
+        rows = np.flatnonzero(camera == c)
+        x = pixel[rows, 0].clip(0, photo.camera.width - 1)
+        y = pixel[rows, 1].clip(0, photo.camera.height - 1)
+        seen[rows] = photo.colors.numpy()[:, y, x].T
     total = [np.bincount(tracks.point, weights=channel, minlength=len(tracks.points)) for channel in seen.T]
     return torch.from_numpy(np.stack(total, axis=1) / tracks.views[:, None]).float()

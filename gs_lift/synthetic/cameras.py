@@ -10,8 +10,8 @@ from gs_lift.synthetic.room import Extents
 
 FIELD_OF_VIEW_DEGREES = 60.0
 
-WHOLE_HEAP_M = 1.7
-"""A heap of at most this half width is seen whole; of a larger one each camera sees a part."""
+SEEN_M = 1.0
+"""Half width of what a camera takes in: a heap of at most this is seen whole, of a larger one each sees a part."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Pinhole:
 
 
 def looking(position: Float[np.ndarray, "3"], target: Float[np.ndarray, "3"], size: int) -> Pinhole:
+    """The camera at `position` that sees `target` in its centre, z upward in the image."""
     forward = (target - position) / np.linalg.norm(target - position)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
@@ -57,27 +58,30 @@ def looking(position: Float[np.ndarray, "3"], target: Float[np.ndarray, "3"], si
 
 
 def orbit(views: int, size: int, sizes: Extents, seed: int) -> list[Pinhole]:
-    """Cameras in the order of the frames: training ones shuffled, then test ones, evenly along the path."""
+    """Cameras in the order of the frames: training ones shuffled, then test ones, evenly along the path.
+
+    The path winds around the heap while distance and height go up and down; where the heap is too large to be seen
+    whole, what is looked at wanders over it.
+    """
     rng = np.random.default_rng([seed, 3])
     phase = rng.uniform(0, 2 * np.pi, 4)
     path = np.arange(views) / views
-    turns = 2 if views >= 30 else 1
-    if sizes.heap > 1.2:
-        turns = 5 if views >= 30 else 2
-    azimuth = 2 * np.pi * (turns * path + 0.03 * rng.standard_normal(views) / turns)
-    wave = 0.5 + 0.5 * np.sin(2 * np.pi * 3.37 * path + phase[0])
-    height = 0.5 + 0.5 * np.sin(2 * np.pi * 2.21 * path + phase[1])
-    spread = max(0.0, 1 - (1.0 / sizes.heap) ** 1.5) if sizes.heap > 1.0 else 0.0
-    seen = min(sizes.heap, 1.0)
+    turns = (2 if sizes.heap <= SEEN_M + 0.2 else 5) if views >= 30 else 1
+    # A later turn looks from between the directions of the first.
+    azimuth = 2 * np.pi * (turns * path * (1 - 1 / views) + 0.03 * rng.standard_normal(views) / turns)
+    farther = 0.5 + 0.5 * np.sin(2 * np.pi * 3.37 * path + phase[0])
+    higher = 0.5 + 0.5 * np.sin(2 * np.pi * 2.21 * path + phase[1])
+    spread = sizes.heap * max(0.0, 1 - (SEEN_M / sizes.heap) ** 1.5)
+    seen = min(sizes.heap, SEEN_M)
     cameras = []
     for index in range(views):
-        middle = _wander(path[index], phase[2:]) * sizes.heap * spread
+        middle = spread * _wander(path[index], phase[2:])
         target = np.array([*(middle + rng.uniform(-0.06, 0.06, 2)), 0.06 + 0.06 * rng.random()])
-        reach = (0.95 + 0.45 * wave[index]) * (0.35 + 0.85 * seen)
-        up = (0.9 + 0.75 * height[index]) * (0.35 + 0.8 * seen)
         away = np.array([np.cos(azimuth[index]), np.sin(azimuth[index])])
-        ground = (middle + reach * away).clip(-sizes.room + 0.15, sizes.room - 0.15)
-        cameras.append(looking(np.array([*ground, up]), target, size))
+        ground = middle + (0.95 + 0.45 * farther[index]) * (0.35 + 0.85 * seen) * away
+        height = (0.9 + 0.75 * higher[index]) * (0.35 + 0.8 * seen)
+        position = np.array([*ground.clip(-sizes.room + 0.15, sizes.room - 0.15), height])
+        cameras.append(looking(position, target, size))
     return [cameras[index] for index in _frame_order(views, rng)]
 
 
@@ -87,6 +91,7 @@ def _wander(at: float, phase: Float[np.ndarray, "2"]) -> Float[np.ndarray, "2"]:
 
 
 def _frame_order(views: int, rng: np.random.Generator) -> list[int]:
+    """Places on the path of the frames 0, 1, ..."""
     tested = views - train_views(views)
     test = np.floor((np.arange(tested) + 0.5) * views / tested).astype(int)
     train = np.setdiff1d(np.arange(views), test)

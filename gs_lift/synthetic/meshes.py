@@ -28,7 +28,7 @@ PARTS = 3
 
 @dataclass(frozen=True)
 class Mesh:
-    """Vertices with outward unit normals and uv in textures' lengths; faces as vertex ids with their parts."""
+    """Vertices with outward unit normals and uv (1 = a texture); faces as vertex ids, with their parts."""
 
     vertices: Float[np.ndarray, "V 3"]
     normals: Float[np.ndarray, "V 3"]

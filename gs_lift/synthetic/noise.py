@@ -56,15 +56,15 @@ class NoiseLevel:
 LEVELS: dict[str, NoiseLevel] = {
     "none": NoiseLevel(),
     "easy": NoiseLevel(
-        miss=0.01, small_px=25, merge=0.01, cut=0.02, partial=0.03, pieces=0.15, jitter_px=0.25, spurious=0.5,
+        miss=0.01, small_px=30, merge=0.01, cut=0.02, partial=0.03, pieces=0.12, jitter_px=0.2, spurious=0.7,
         fixed_pairs=0.04, pair_rate=0.3, fixed_cuts=0.04, cut_rate=0.25,
     ),
     "moderate": NoiseLevel(
-        miss=0.03, small_px=60, merge=0.03, cut=0.05, partial=0.08, pieces=0.45, jitter_px=0.4, spurious=2.0,
+        miss=0.04, small_px=80, merge=0.03, cut=0.04, partial=0.09, pieces=0.4, jitter_px=0.32, spurious=3.0,
         fixed_pairs=0.08, pair_rate=0.5, fixed_cuts=0.08, cut_rate=0.4,
     ),
     "hard": NoiseLevel(
-        miss=0.06, small_px=130, merge=0.05, cut=0.08, partial=0.15, pieces=0.9, jitter_px=0.5, spurious=4.5,
+        miss=0.12, small_px=170, merge=0.06, cut=0.08, partial=0.18, pieces=0.8, jitter_px=0.42, spurious=7.0,
         fixed_pairs=0.10, pair_rate=0.6, fixed_cuts=0.10, cut_rate=0.5,
     ),
 }  # fmt: skip
@@ -92,8 +92,8 @@ class SceneErrors:
 class NoisySegments:
     """Segments as files hold them.
 
-    instance: ids from 1 that mean something in this frame only, 0 = none; probability: the score of each pixel's
-    segment, 1 where there is none.
+    instance: ids from 1 that mean something in this frame only, 0 = none.
+    probability: the score of each pixel's segment, 1 where there is none.
     """
 
     instance: Int[np.ndarray, "H W"]
@@ -102,15 +102,15 @@ class NoisySegments:
 
 def touching(truth: Int[np.ndarray, "H W"]) -> dict[tuple[int, int], int]:
     """Length of the common border in pixels, for every two objects (smaller id first) that have one."""
-    pairs = np.concatenate(
-        [
-            np.stack([truth[:, :-1].ravel(), truth[:, 1:].ravel()], axis=1),
-            np.stack([truth[:-1].ravel(), truth[1:].ravel()], axis=1),
-        ]
+    first = np.concatenate([truth[:, :-1].ravel(), truth[:-1].ravel()]).astype(np.int64)
+    second = np.concatenate([truth[:, 1:].ravel(), truth[1:].ravel()]).astype(np.int64)
+    border = (first != second) & (first > 0) & (second > 0)
+    first, second = first[border], second[border]
+    base = int(truth.max()) + 1
+    joint, counts = np.unique(
+        np.minimum(first, second) * base + np.maximum(first, second), return_counts=True
     )
-    pairs = np.sort(pairs[(pairs > 0).all(axis=1) & (pairs[:, 0] != pairs[:, 1])], axis=1)
-    unique, counts = np.unique(pairs, axis=0, return_counts=True)
-    return {(int(a), int(b)): int(count) for (a, b), count in zip(unique, counts, strict=True)}
+    return {divmod(pair, base): count for pair, count in zip(joint.tolist(), counts.tolist(), strict=True)}
 
 
 def scene_errors(
@@ -182,7 +182,8 @@ def corrupt(
     missed = [
         index
         for index in shown
-        if rng.random() < level.miss + (1 - level.miss) * 0.9 * _fading(areas[index], level.small_px * scale)
+        if rng.random()
+        < level.miss + (1 - level.miss) * 0.9 * _fading(int(areas[index]), level.small_px * scale)
         and index not in merged
     ]
     segments[np.isin(truth, missed)] = 0
@@ -191,7 +192,7 @@ def corrupt(
     return _numbered(segments, truth, level, rng, scale)
 
 
-def _fading(area: float, small_px: float) -> float:
+def _fading(area: int, small_px: float) -> float:
     return float(np.exp(-area / small_px)) if small_px else 0.0
 
 
@@ -282,9 +283,8 @@ def _piece(mask: Bool[np.ndarray, "H W"], rng: np.random.Generator) -> np.ndarra
     """The part of a mask in an ellipse around one of its pixels, of 5 to 35 % of its area if all in it."""
     rows, columns = np.nonzero(mask)
     middle = rng.integers(len(rows))
-    return mask & _ellipse(
-        mask.shape, rows[middle], columns[middle], rng.uniform(0.05, 0.35) * len(rows), rng
-    )
+    row, column = float(rows[middle]), float(columns[middle])
+    return mask & _ellipse(mask.shape, row, column, rng.uniform(0.05, 0.35) * len(rows), rng)
 
 
 def _ellipse(
@@ -317,7 +317,7 @@ def _add_spurious(
 ) -> None:
     """Ellipses where no segment is: marks on the floor, shadows, prints on the wall."""
     for _ in range(int(rng.poisson(level.spurious))):
-        row, column = rng.integers(0, segments.shape)
+        row, column = rng.uniform(0, segments.shape)
         area = scale * np.exp(rng.uniform(np.log(40), np.log(900)))
         blob = _ellipse(segments.shape, row, column, area, rng) & (segments == 0)
         segments[blob] = next_id
@@ -328,16 +328,14 @@ def _numbered(
     segments: np.ndarray, truth: np.ndarray, level: NoiseLevel, rng: np.random.Generator, scale: float
 ) -> NoisySegments:
     """Ids permuted, small segments dropped, scores drawn: 0.5 + 0.45 IoU with the best object, plus noise."""
-    ids, dense = np.unique(np.append(0, segments.ravel()), return_inverse=True)
-    dense = dense[1:].reshape(segments.shape)
-    overlap = overlaps(dense, truth)
+    overlap = overlaps(segments, truth)
     px = overlap.sum(axis=1)
     iou = (overlap / np.maximum(px[:, None] + overlap.sum(axis=0) - overlap, 1))[:, 1:].max(axis=1, initial=0)
     least = LEAST_SEGMENT_PX * scale if level != LEVELS["none"] else 1
     kept = np.flatnonzero(px[1:] >= least) + 1
-    number = np.zeros(len(ids), dtype=np.int64)
+    number = np.zeros(len(px), dtype=np.int64)
     number[kept] = rng.permutation(len(kept)) + 1
     spread = 0.06 if level != LEVELS["none"] else 0.0
-    score = np.ones(len(ids))
+    score = np.ones(len(px))
     score[kept] = (0.5 + 0.45 * iou[kept] + spread * rng.standard_normal(len(kept))).clip(0.05, 1.0)
-    return NoisySegments(number[dense], score[dense])
+    return NoisySegments(number[segments], score[segments])

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 
 MIN_PX = 15
 """Objects of fewer pixels in a 256 x 256 frame are not asked for."""
@@ -34,7 +34,7 @@ class SegmentQuality:
 
 
 def segment_quality(
-    segments: Int[np.ndarray, "H W"], truth: Int[np.ndarray, "H W"], *, min_px: float | None = None
+    segments: Integer[np.ndarray, "H W"], truth: Integer[np.ndarray, "H W"], *, min_px: float | None = None
 ) -> SegmentQuality:
     """Compare ids of segments with ids of objects; 0 = none in both.
 
@@ -66,7 +66,9 @@ def segment_quality(
     )
 
 
-def overlaps(segments: Int[np.ndarray, "H W"], truth: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "S O"]:
+def overlaps(
+    segments: Integer[np.ndarray, "H W"], truth: Integer[np.ndarray, "H W"]
+) -> Int[np.ndarray, "S O"]:
     """Pixels that each segment id (rows) shares with each object id (columns), ids from 0."""
     columns = int(truth.max()) + 1
     rows = int(segments.max()) + 1

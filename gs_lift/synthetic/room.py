@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from gs_lift.synthetic.dropping import HeightField, Pose, Shape, drop, drop_beside, prepare, rotate
 from gs_lift.synthetic.meshes import SHAPES, Mesh, grid, join, make_shape
@@ -18,7 +18,7 @@ FLOOR_CELL_M = 0.0125
 
 @dataclass(frozen=True)
 class Extents:
-    """In metres: half the width of the heap and of the room, the walls' height, the objects' least and largest size."""
+    """In metres: half the width of heap and room, the walls' height, the objects' least and largest size."""
 
     heap: float
     room: float
@@ -42,14 +42,14 @@ class Thing:
 class Room:
     """Everything as one mesh in metres, z up, floor at 0.
 
-    owner: object of each face, 0 = the room; texture: which one lies on a face; room_grids: rows and columns of
-    the vertices of the floor and the walls, which come first.
+    owner: object of each face, 0 = the room; texture: which of the square textures, bytes, lies on a face.
+    room_grids: rows and columns of the vertices of the floor and the walls, which come first.
     """
 
     mesh: Mesh
     owner: Int[np.ndarray, "F"]
     texture: Int[np.ndarray, "F"]
-    textures: list[UInt8[np.ndarray, "T T 3"]]
+    textures: list[np.ndarray]
     things: list[Thing]
     room_grids: list[tuple[int, int]]
     extents: Extents

@@ -34,7 +34,8 @@ LIFT_M = 0.0015
 class Frame:
     """What a camera sees.
 
-    instance: the object at each pixel's centre, 0 = the room; depth_m: there, along the optical axis, 0 = none.
+    instance: the object at each pixel's centre, 0 = the room.
+    depth_m: there, along the optical axis, 0 = none.
     """
 
     color: UInt8[np.ndarray, "H W 3"]

@@ -231,7 +231,7 @@ def _write_segments(folder: Path, config: SynthConfig, room: Room, cameras: list
 
 
 def _objects(room: Room) -> dict[str, Any]:
-    """Id, shape, twin's id (0 = none) and pose of each object; the pose takes a shape of size 1 to the room."""
+    """Id, shape, twin's id (0 = none) and pose of each object, which takes a shape of size 1 to the room."""
     rows = []
     for thing in room.things:
         object_to_world = np.eye(4)

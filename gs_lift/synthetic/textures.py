@@ -1,7 +1,7 @@
 """Textures: small periodic pictures, rich enough in corners for SIFT and too smooth to alias.
 
-A texture is [T, T, 3] in 0..1, its values square roots of reflectance (near what an sRGB file holds). Patterns
-are drawn at a size they are seen at: a texel is about 1 % of an object, and nothing is finer than a few texels.
+A texture is [T, T, 3] in 0..1, its values square roots of reflectance (near what an sRGB file holds).
+A texel is about 1 % of an object's size, and nothing is finer than a few texels.
 """
 
 import colorsys
