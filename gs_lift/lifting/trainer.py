@@ -37,6 +37,8 @@ class LiftConfig:
     """Pixels of a step for the classes, background included."""
     learning_rate: float = 0.01
     """Of the instance embeddings (Adam)."""
+    final_rate: float = 1.0
+    """Share of both learning rates that is left at the last step; they fall exponentially."""
     semantic_rate: float = 0.05
     """Of the class logits (Adam)."""
     momentum: float = 0.9
@@ -53,24 +55,21 @@ class LiftConfig:
     """Weights of the losses on the instance embeddings."""
     minimum_weight: float = 1e-3
     """Blending weights below this are dropped; 1e-3 loses 0.26 % of the weight and a third of the entries."""
-    pixels_per_view: int = 262_144
-    """Pixels of a view that training draws from, chosen at random once; bounds memory for large photos."""
+    pixels_per_view: int = 65_536
+    """Pixels of a view that training draws from, chosen at random once; bounds time and memory for large photos."""
     memory_budget_gb: float = 2.0
     """Memory for cached blending weights; views beyond it make them anew at each step, about half as fast."""
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("dimensions", 1),
-            ("pixels", 2),
-            ("semantic_pixels", 0),
-            ("neighbours", 0),
-            ("steps", 0),
-        ):
+        least = {"dimensions": 1, "pixels": 2, "semantic_pixels": 0, "neighbours": 0, "steps": 0}
+        for name, low in least.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"lift.{name}: wanted at least {low}, got {getattr(self, name)}")
         for name in ("balance", "momentum", "pull"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"lift.{name}: wanted 0 to 1, got {getattr(self, name)}")
+        if not 0 < self.final_rate <= 1:
+            raise ConfigError(f"lift.final_rate: wanted more than 0 and at most 1, got {self.final_rate}")
 
 
 @dataclass
@@ -243,7 +242,8 @@ def _learn_instances(
     loss, figures = instance_loss(fast, slow, segment, confidence, config.losses)
     (gradient,) = torch.autograd.grad(loss, fast)
     seen, received = weights.blend_transposed_seen(gradient)
-    _adam(step, (state.fast, state.fast_first, state.fast_second), seen, received, config.learning_rate)
+    moments = (state.fast_first, state.fast_second)
+    _adam(step, (state.fast, *moments), seen, received, config.learning_rate * _decay(step, config))
     if problem.neighbours is not None and config.pull > 0:
         state.fast = smooth(state.fast, problem.neighbours, config.pull)
     return {"loss": float(loss.detach()), **figures}
@@ -265,8 +265,13 @@ def _learn_classes(
     loss = semantic_cross_entropy(logits, local, classes, confidence)
     (gradient,) = torch.autograd.grad(loss, logits)
     moments = (state.semantic_first, state.semantic_second)
-    _adam(step, (state.semantic, *moments), seen, gradient, config.semantic_rate)
+    _adam(step, (state.semantic, *moments), seen, gradient, config.semantic_rate * _decay(step, config))
     return float(loss.detach())
+
+
+def _decay(step: int, config: LiftConfig) -> float:
+    """What is left of the learning rates after `step` steps."""
+    return config.final_rate ** (step / config.steps)
 
 
 def _adam(
