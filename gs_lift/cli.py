@@ -1,8 +1,13 @@
 """The command `gslift`: parses, calls the pipeline, prints. Heavy modules load inside the commands."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+
+# Before anything loads OpenMP: waiting threads that spin take the core from the one that works, up to ten times the
+# CPU seconds on a busy machine; on an idle one it makes no difference that could be measured.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import typer
 
@@ -172,9 +177,11 @@ def show_config(config: ConfigFile = None, overrides: Overrides = None) -> None:
 def _reporter() -> "TerminalReporter":
     from rich.console import Console
 
-    from gs_lift.terminal import TerminalReporter
+    from gs_lift.terminal import TerminalReporter, show_warnings
 
-    return TerminalReporter(Console())
+    reporter = TerminalReporter(Console())
+    show_warnings(reporter)
+    return reporter
 
 
 def _run(folder: Path | None) -> "Run":
@@ -205,7 +212,10 @@ def _print_scores(run: "Run", scores: Any, reporter: "TerminalReporter") -> None
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: exit code 0, 2 with one line for what the user can mend, 130 after Ctrl-C."""
     try:
-        sys.exit(app(args=arguments, standalone_mode=False) or 0)
+        code = app(args=arguments, standalone_mode=False) or 0
+        if code == 130:  # newer versions of typer turn KeyboardInterrupt into this
+            raise KeyboardInterrupt
+        sys.exit(code)
     except GsLiftError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):

@@ -1,5 +1,6 @@
 """What a person sees while a stage runs: bars with rate and ETA on a terminal, plain lines elsewhere."""
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -119,3 +120,19 @@ class TerminalReporter:
             self.say(f"{name}: {step}{f'/{total}' if total else ''}, {rate:.1f}/s{left}  {_figures(figures)}")
 
         yield update
+
+
+class _Warnings(logging.Handler):
+    """Prints the library's warnings where the bars are, so that neither tears the other."""
+
+    def __init__(self, reporter: TerminalReporter):
+        super().__init__(logging.WARNING)
+        self.reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.reporter.say(f"note: {record.getMessage()}")
+
+
+def show_warnings(reporter: TerminalReporter) -> None:
+    """From now on the warnings of gs_lift appear on the reporter's console."""
+    logging.getLogger("gs_lift").addHandler(_Warnings(reporter))

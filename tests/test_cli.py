@@ -73,7 +73,8 @@ def test_render_writes_image_depth_and_instances_of_every_test_view(workplace: P
     assert names == {
         f"{view}_{what}.png" for view in ("00008", "00009") for what in ("color", "depth", "instances")
     }
-    assert Image.open(workplace / "pictures" / "00008_color.png").size == (48, 48)
+    with Image.open(workplace / "pictures" / "00008_color.png") as picture:
+        assert picture.size == (48, 48)
 
 
 def test_a_finished_run_is_not_done_again(workplace: Path) -> None:
@@ -125,13 +126,13 @@ def test_config_prints_what_it_reads(workplace: Path) -> None:
         (["fit", "room", "--splat", "none.ply"], "none.ply"),
         (["fit", "room", *SETTINGS, "--set", "seed=5"], "seed (0 -> 5); use --overwrite"),
         (["fit", "room", "--colour", "red"], "--colour"),
-        (["fit"], "SCENE"),
+        (["fit"], "scene"),
         (["segment", "nowhere", "--out", "labels.ply"], "nowhere: not a run folder"),
         (["segment", "--out", "labels.txt"], ".ply"),
         (["eval", "--dataset", "messy_rooms"], "--data DIR"),
         (["eval", "--dataset", "imagenet", "--data", "."], "no dataset 'imagenet'; one of: messy_rooms"),
         (["synth", "new", "--noise", "loud"], "loud"),
-        (["synth", "new", "--objects", "many"], "many"),
+        (["synth", "new", "--objects", "many"], "--objects"),
         (["synth", "new", "--objects", "0"], "objects"),
         (["render", "nowhere", "--out", "x"], "nowhere: not a run folder"),
         (["dance"], "dance"),

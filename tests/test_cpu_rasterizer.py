@@ -333,6 +333,15 @@ def test_a_backward_pass_after_other_images_reads_its_own_lists() -> None:
         assert torch.equal(leaves[place][0].grad, alone[place % 2])
 
 
+def test_second_derivatives_are_refused() -> None:
+    scene = case(4)
+    means = scene.gaussians[0].float().requires_grad_()
+    images, _, _ = cpu.rasterize(means, *scene.gaussians[1:], scene.viewmats, scene.Ks, 20, 20)
+    (gradient,) = torch.autograd.grad((images**2).sum(), means, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def gaussians_of(scene: Case, dtype: torch.dtype) -> Gaussians:
     means, quats, scales, opacities, _ = (tensor.to(dtype) for tensor in scene.gaussians)
     empty = torch.zeros(len(means), 1, 3, dtype=dtype)

@@ -20,7 +20,7 @@ from gs_lift.segmentation import Classes
 SIZE = 20
 SHORT = FitConfig(
     steps=24, sh_every=8, densify_from=4, densify_every=5, densify_until=0.9, grow_grad2d=1e-6, max_gaussians=40,
-    evaluate_every=0,
+    coarse_until=0.0, evaluate_every=0,
 )  # fmt: skip
 """A run in which everything happens: degrees rise at 8, 16 and 24, Gaussians come and go at 5, 10, 15, 20."""
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gs_lift import _native
 from gs_lift.fitting.losses import photometric_loss
 
 
@@ -107,6 +108,6 @@ def test_strided_images_are_taken_as_they_look() -> None:
     torch.testing.assert_close(flipped, photometric_loss(x, y))
 
 
-def test_images_of_different_sizes_are_refused() -> None:
+def test_the_kernel_refuses_images_of_different_sizes() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
-        photometric_loss(torch.zeros(4, 5, 3), torch.zeros(5, 4, 3))
+        _native.photometric(torch.zeros(4, 5, 3), torch.zeros(5, 4, 3), torch.zeros(4, 5, 3), 0.2)

@@ -16,6 +16,7 @@ from gs_lift.lifting.losses import (
     semantic_cross_entropy,
     vanilla,
 )
+from gs_lift.rendering.weights import Weights
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parent.parent.parent / "shared" / "golden"
@@ -179,16 +180,62 @@ def test_a_loss_of_weight_zero_takes_no_part() -> None:
     assert loss.item() == pytest.approx(2 * concentration(fast, slow, segment, confidence).item())
 
 
-def test_semantic_cross_entropy_renormalises_and_weighs_by_confidence() -> None:
-    # Two pixels of opacity 0.5 and 1, the true class holding 0.2 / 0.5 and 0.75 of it.
-    blended = torch.tensor([[0.2, 0.3], [0.25, 0.75]], dtype=torch.float64)
-    loss = semantic_cross_entropy(
-        blended, torch.tensor([0, 1]), torch.tensor([1.0, 0.5], dtype=torch.float64)
+def blended_classes(seed: int) -> tuple[Weights, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Six pixels over five Gaussians of three classes: weights, logits, the pixels' classes and confidences."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(6, 5, generator=generator) / 5
+    weights = Weights(torch.arange(7) * 5, torch.arange(5, dtype=torch.int32).repeat(6), values.flatten(), 5)
+    logits = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    classes = torch.randint(0, 3, (6,), generator=generator)
+    return weights, logits, classes, torch.rand(6, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_semantic_cross_entropy_is_that_of_the_renormalised_blend(seed: int) -> None:
+    weights, logits, classes, confidence = blended_classes(seed)
+    gradients, losses = [], []
+    for loss_of in (semantic_cross_entropy, plain_cross_entropy):
+        leaf = logits.clone().requires_grad_()
+        loss = loss_of(leaf, weights, classes, confidence)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        gradients.append(gradient)
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], abs=1e-12)
+    torch.testing.assert_close(*gradients, atol=1e-12, rtol=0)
+
+
+def plain_cross_entropy(
+    logits: torch.Tensor, weights: Weights, classes: torch.Tensor, confidence: torch.Tensor
+) -> torch.Tensor:
+    """The same by torch's own operations, on a dense matrix."""
+    blended = weights.values.double().reshape(6, 5) @ logits.softmax(dim=1)
+    probability = blended / (blended.sum(dim=1, keepdim=True) + 1e-8) + 1e-8
+    return -(confidence * probability.gather(1, classes[:, None])[:, 0].log()).mean()
+
+
+def test_semantic_cross_entropy_by_arithmetic() -> None:
+    # Two Gaussians with class probabilities (1/2, 1/2) and (1/4, 3/4), seen with weights 0.2 and 0.4 by one pixel.
+    weights = Weights(
+        torch.tensor([0, 2]), torch.tensor([0, 1], dtype=torch.int32), torch.tensor([0.2, 0.4]), 2
     )
-    assert loss.item() == pytest.approx(-(np.log(0.4) + 0.5 * np.log(0.75)) / 2, abs=1e-6)
+    logits = torch.tensor([[0.0, 0.0], [0.0, np.log(3)]], dtype=torch.float64)
+    loss = semantic_cross_entropy(
+        logits, weights, torch.tensor([1]), torch.tensor([0.5], dtype=torch.float64)
+    )
+    assert loss.item() == pytest.approx(-0.5 * np.log((0.2 / 2 + 0.4 * 3 / 4) / 0.6), abs=1e-6)
 
 
-def test_a_pixel_that_no_gaussian_covers_gives_a_finite_semantic_gradient() -> None:
-    blended = torch.zeros(1, 2, requires_grad=True)
-    semantic_cross_entropy(blended, torch.tensor([1]), torch.ones(1)).backward()
-    assert torch.isfinite(blended.grad).all()
+def test_a_pixel_that_no_gaussian_covers_gives_a_finite_semantic_loss_and_no_gradient() -> None:
+    nothing = Weights(torch.tensor([0, 0]), torch.empty(0, dtype=torch.int32), torch.empty(0), 2)
+    logits = torch.zeros(2, 2, requires_grad=True)
+    loss = semantic_cross_entropy(logits, nothing, torch.tensor([1]), torch.ones(1))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.equal(logits.grad, torch.zeros(2, 2))
+
+
+def test_no_labelled_pixel_is_a_semantic_loss_of_zero() -> None:
+    nothing = Weights(torch.tensor([0]), torch.empty(0, dtype=torch.int32), torch.empty(0), 2)
+    logits = torch.zeros(2, 2, requires_grad=True)
+    semantic_cross_entropy(logits, nothing, torch.empty(0, dtype=torch.int64), torch.empty(0)).backward()
+    assert torch.equal(logits.grad, torch.zeros(2, 2))

@@ -57,6 +57,21 @@ class TestAgainstADenseMatrix:
         features = torch.randn(50, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
         assert torch.equal(local.blend(features[seen]), weights.blend(features))
 
+    def test_transposed_blend_of_what_is_seen_leaves_out_rows_of_zeros(self) -> None:
+        weights, dense = random_weights(3, 4, 50, density=0.1)
+        pixels = torch.randn(4, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        seen, received = weights.blend_transposed_seen(pixels)
+        assert torch.equal(seen, torch.nonzero(dense.sum(dim=0))[:, 0])
+        assert torch.equal(received, weights.blend_transposed(pixels)[seen])
+
+    @pytest.mark.parametrize("count", [0, 5, 30])
+    def test_split_gives_the_first_rows_and_the_others(self, count: int) -> None:
+        weights, dense = random_weights(2, 30, 11)
+        features = torch.eye(11, dtype=torch.float64)
+        first, others = weights.split(count)
+        assert torch.equal(first.blend(features), dense[:count])
+        assert torch.equal(others.blend(features), dense[count:])
+
     def test_totals_are_the_sums_of_columns(self) -> None:
         weights, dense = random_weights(4, 30, 11)
         torch.testing.assert_close(weights.totals(), dense.sum(dim=0), atol=1e-12, rtol=0)

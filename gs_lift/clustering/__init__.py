@@ -22,11 +22,13 @@ from gs_lift.clustering.instances import (
     NOBODY,
     Things,
     assign_noise,
+    drop_scattered,
     split_apart,
     things_of,
     vote_classes,
 )
-from gs_lift.errors import pick
+from gs_lift.clustering.selection import SELECTIONS
+from gs_lift.errors import ConfigError, pick
 from gs_lift.gaussians import Gaussians
 from gs_lift.segmentation import Classes, Embeddings, Instances
 
@@ -43,32 +45,58 @@ __all__ = [
 ]
 
 
+OUTLIERS = 0.02
+"""Share of the Gaussians that stay out of the only object of a room."""
+
+
 @dataclass(frozen=True)
 class ClusterConfig:
     """How Gaussians become instances. A Gaussian weighs its visibility relative to the mean: 1 is a typical one."""
 
     method: str = "hdbscan_faiss"
     """`hdbscan_faiss`: ours; `hdbscan`: the package, exact, slow and without weights, to compare with."""
-    min_thing: float = 0.5
+    min_thing: float = 0.4
     """Probability of all thing classes together from which a Gaussian can belong to an instance."""
     min_visibility: float = 0.3
     """Total blending weight, in pixels of all training views, up to which a Gaussian stays out: it learnt nothing."""
-    min_share: float = 0.001
+    min_share: float = 0.0004
     """Least weight of an instance as a share of all Gaussians of things."""
-    min_size: float = 20.0
+    min_size: float = 12.0
     """Least weight of an instance where the share comes to less."""
-    min_samples: float = 5.0
+    min_samples: float = 10.0
     """Weight of the neighbours that make a Gaussian dense; more smooths small instances away."""
     selection: str = "eom"
     """`eom`: the clusters of the greatest excess of mass; `leaf`: the finest, which cuts uneven objects to pieces."""
     epsilon: float = 0.0
     """Clusters whose embeddings part below this distance stay one."""
-    split_gap: float = 1.0
+    split_gap: float = 3.0
     """Cut an instance at a gap in space this many times as wide as its smaller side's radius; 0 = never."""
+    min_coherence: float = 0.7
+    """Share of the weight around an instance's Gaussians in space that must be its own; 0 = keep what is strewn."""
     noise_spread: float = 6.0
     """Noise joins an instance at most this many of its radii away in the embedding; 0 = never."""
-    noise_agreement: float = 0.4
+    noise_agreement: float = 0.2
     """Share of the weight around it in space that must belong to the instance that noise joins."""
+
+    def check(self) -> "ClusterConfig":
+        """This config, or a ConfigError for the first value out of range."""
+        pick(CLUSTERERS, self.method, "cluster.method")
+        pick(SELECTIONS, self.selection, "cluster.selection")
+        for name in ("min_thing", "min_share", "min_coherence", "noise_agreement"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"cluster.{name}: wanted 0 to 1, got {getattr(self, name)}")
+        floors = {
+            "min_size": 2,
+            "min_samples": 1,
+            "min_visibility": 0,
+            "epsilon": 0,
+            "split_gap": 0,
+            "noise_spread": 0,
+        }
+        for name, low in floors.items():
+            if not getattr(self, name) >= low:
+                raise ConfigError(f"cluster.{name}: wanted {low} or more, got {getattr(self, name)}")
+        return self
 
     def least_weight(self, things: int) -> float:
         """Least weight of an instance among so many Gaussians of things."""
@@ -89,24 +117,23 @@ def cluster(
     classes, and an object whose class wavers would come apart. Instances.tree holds the clusters' spanning tree
     (see `saved_tree`). The same on every run; `seed` is for clusterers that draw at random.
 
-    Raises ConfigError for an unknown method, BackendError where FAISS is missing.
+    Raises ConfigError for a value out of range, BackendError where FAISS is missing.
     """
-    config = config or ClusterConfig()
-    clusterer = pick(CLUSTERERS, config.method, "cluster.method")
+    config = (config or ClusterConfig()).check()
     things = things_of(embeddings, gaussians, classes, config.min_thing, config.min_visibility)
-    found = clusterer(things, config, seed)
+    found = CLUSTERERS[config.method](things, config, seed)
     labels, scores = found.labels, found.probabilities
     if config.split_gap > 0:
         labels = split_apart(things, labels, config.split_gap, config.least_weight(len(things)))
-        scores = np.where(labels == NOBODY, 0.0, scores)
+    labels, _ = number_by_weight(drop_scattered(things, labels, config.min_coherence), things.weights)
+    scores = np.where(labels == NOBODY, 0.0, scores)
     if config.noise_spread > 0:
         labels, scores = assign_noise(things, labels, scores, config.noise_spread, config.noise_agreement)
-    count = int(labels.max(initial=NOBODY)) + 1
-    labels, _ = number_by_weight(labels, np.ones(len(things)), count)
+    labels, _ = number_by_weight(labels, np.ones(len(things)))
     return Instances(
         labels=torch.from_numpy(things.spread(labels, NOBODY)),
         scores=torch.from_numpy(things.spread(scores, 0.0)).float(),
-        classes=vote_classes(things, labels, count, classes),
+        classes=vote_classes(things, labels, classes),
         tree={name: torch.from_numpy(array) for name, array in found.tree.arrays().items()}
         | {"rows": torch.from_numpy(things.rows)},
     )
@@ -118,14 +145,23 @@ def saved_tree(tree: Mapping[str, Tensor]) -> Tree:
 
 
 def _hdbscan_faiss(things: Things, config: ClusterConfig, seed: int) -> Clustering:
-    return cluster_points(
-        things.fast,
-        weights=things.weights,
-        min_cluster_size=config.least_weight(len(things)),
-        min_samples=config.min_samples,
+    tree = spanning_tree(things.fast, weights=things.weights, min_samples=config.min_samples)
+    least = config.least_weight(len(things))
+    found = recut(
+        tree,
+        min_cluster_size=least,
         selection=config.selection,
         epsilon=config.epsilon,
+        allow_single_cluster=True,
     )
+    if found.labels.max(initial=NOBODY) != 0:
+        return found
+    # A single cluster is the whole, of which HDBSCAN names only the densest point or so: a room with one object in it.
+    # All but its outliers are that object.
+    reach = (
+        max(config.epsilon, float(np.quantile(tree.distances, 1 - OUTLIERS))) if len(tree.distances) else 0.0
+    )
+    return recut(tree, min_cluster_size=least, epsilon=reach, allow_single_cluster=True)
 
 
 def _hdbscan_package(things: Things, config: ClusterConfig, seed: int) -> Clustering:

@@ -21,6 +21,10 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+LARGEST = 1e150
+"""Coordinates beyond this have no finite squared distance: such rows stay out as NaN does."""
+
+
 @dataclass(frozen=True)
 class Tree:
     """The minimum spanning tree of the points: labels of any granularity are cut from it without neighbours.
@@ -73,9 +77,9 @@ def cluster_points(
     The spanning tree is that of the graph of `neighbours` neighbours, completed exactly where the graph falls
     apart; with `exact` it is the true minimum spanning tree of all pairs. Deterministic for any number of threads.
 
-    What is not in the papers: rows that are not finite, or of weight 0, get label -1. Rows that are all equal are
-    one cluster if they weigh min_cluster_size or more (`hdbscan` cuts them into two at random). Fewer rows than
-    min_samples: every core distance is that of the furthest row. No rows: empty results.
+    What is not in the papers: rows that are not finite, or beyond 1e150, or of weight 0, get label -1. Rows that
+    are all equal are one cluster if they weigh min_cluster_size or more (`hdbscan` cuts them into two at random).
+    Fewer rows than min_samples: every core distance is that of the furthest row. No rows: empty results.
     Raises ConfigError for a parameter out of range, BackendError where FAISS is needed and missing.
     """
     tree = spanning_tree(points, weights=weights, min_samples=min_samples, neighbours=neighbours, exact=exact)
@@ -145,11 +149,11 @@ def recut(
         condensed,
         selection=selection,
         epsilon=epsilon,
-        allow_single_cluster=allow_single_cluster,
+        allow_single_cluster=allow_single_cluster and bool(tree.weights.sum() >= min_cluster_size),
         max_cluster_size=max_cluster_size,
     )
     labels, probabilities = _leaf_labels(condensed, chosen, epsilon)
-    labels, order = number_by_weight(labels, tree.weights, len(chosen))
+    labels, order = number_by_weight(labels, tree.weights)
     persistences = condensed["stability"][chosen[order]]
     return _on_rows(tree, labels, probabilities, persistences)
 
@@ -166,12 +170,13 @@ def first_parting(tree: Tree, least: float) -> tuple[Ints, float] | None:
     return _on_rows(tree, labels, probabilities, np.zeros(0)).labels, 1 / float(condensed["birth"][1])
 
 
-def number_by_weight(labels: Ints, weights: Floats, count: int) -> tuple[Ints, Ints]:
-    """Labels renumbered by falling weight, ties by the old number; and the old number of each new one."""
-    total = np.bincount(labels[labels >= 0], weights=weights[labels >= 0], minlength=count)
-    order = np.lexsort((np.arange(count), -total))
-    renamed = np.full(count + 1, -1, dtype=np.int64)  # the last entry is that of label -1
-    renamed[order] = np.arange(count)
+def number_by_weight(labels: Ints, weights: Floats) -> tuple[Ints, Ints]:
+    """Labels renumbered 0, 1, ... by falling weight, ties by the old number; and the old number of each new one."""
+    total = np.bincount(labels[labels >= 0], weights=weights[labels >= 0])
+    order = np.lexsort((np.arange(len(total)), -total))
+    order = order[total[order] > 0]
+    renamed = np.full(len(total) + 1, -1, dtype=np.int64)  # the last entry is that of label -1
+    renamed[order] = np.arange(len(order))
     return renamed[labels], order
 
 
@@ -186,7 +191,8 @@ def _leaves(points: ArrayLike, weights: ArrayLike | None) -> tuple[Ints, Floats,
             f"weights must be {len(rows)} numbers of 0 or more; "
             f"got {list(masses.shape)}, least {masses.min(initial=0)}"
         )
-    used = np.flatnonzero(np.isfinite(rows).all(axis=1) & np.isfinite(masses) & (masses > 0))
+    # NaN fails the comparison too.
+    used = np.flatnonzero((np.abs(rows) <= LARGEST).all(axis=1) & np.isfinite(masses) & (masses > 0))
     group, first = _native.group_equal_rows(rows[used])
     leaf = np.full(len(rows), -1, dtype=np.int64)
     leaf[used] = group

@@ -24,7 +24,7 @@ Number = TypeVar("Number", bound=np.generic)
 NOBODY = -1
 """Label of a Gaussian that belongs to no instance."""
 
-NEAREST_IN_SPACE = 10
+NEAREST_IN_SPACE = 16
 """Neighbours in space that say what a noise Gaussian lies among."""
 
 
@@ -94,7 +94,7 @@ def _sides(means: Floats, weights: Floats, gap: float, least: float) -> Ints | N
     """0 or 1 for the two parts of a cluster that falls apart in space, NOBODY outside both; None where it does not."""
     if weights.sum() < 2 * least:
         return None
-    parting = first_parting(spanning_tree(means, weights=weights, min_samples=3), least)
+    parting = first_parting(spanning_tree(means, weights=weights, min_samples=3, neighbours=12), least)
     if parting is None:
         return None
     side, distance = parting
@@ -106,6 +106,26 @@ def _radius(means: Floats, weights: Floats) -> float:
     """Root of the mean square distance from the weighted centre."""
     center = np.average(means, axis=0, weights=weights)
     return float(np.sqrt(np.average(((means - center) ** 2).sum(axis=1), weights=weights)))
+
+
+def drop_scattered(things: Things, labels: Ints, coherence: float) -> Ints:
+    """Make noise of every cluster that is strewn among others in space.
+
+    What counts is the share of the weight around its members that belongs to the same cluster: near 1 for an object,
+    low for the odd embeddings of borders. This tells true small objects from false ones better than their size does.
+    """
+    rows = np.flatnonzero(labels != NOBODY)
+    if not len(rows):
+        return labels
+    around, weights = _surroundings(things, rows)
+    own = labels[around] == labels[rows, None]
+    share = (weights * own).sum(axis=1) / np.maximum(weights.sum(axis=1), 1e-12)
+    count = int(labels.max(initial=NOBODY)) + 1
+    total = np.bincount(labels[rows], weights=things.weights[rows], minlength=count)
+    kept = (
+        np.bincount(labels[rows], weights=things.weights[rows] * share, minlength=count) >= coherence * total
+    )
+    return np.where((labels != NOBODY) & np.append(kept, False)[labels], labels, NOBODY)
 
 
 def assign_noise(
@@ -137,17 +157,25 @@ def assign_noise(
 
 def _majority(things: Things, labels: Ints, rows: Ints) -> tuple[Ints, Floats]:
     """The label of most of the weight around each of `rows` in space, and its share of all the weight there."""
-    wanted = min(NEAREST_IN_SPACE + 1, len(labels))
-    around = cKDTree(things.means).query(things.means[rows], k=np.arange(1, wanted + 1))[1]
-    weights = np.where(around == rows[:, None], 0.0, things.weights[around])
+    around, weights = _surroundings(things, rows)
     votes = np.zeros((len(rows), int(labels.max(initial=NOBODY)) + 2))  # the last column is that of NOBODY
     np.add.at(votes, (np.arange(len(rows))[:, None], labels[around]), weights)
     share = votes[:, :-1] / np.maximum(votes.sum(axis=1, keepdims=True), 1e-12)
     return share.argmax(axis=1), share.max(axis=1)
 
 
-def vote_classes(things: Things, labels: Ints, count: int, classes: Classes) -> Int[Tensor, "M"]:
+def _surroundings(things: Things, rows: Ints) -> tuple[Ints, Floats]:
+    """The nearest Gaussians of `rows` in space and their weights; a Gaussian itself weighs nothing there."""
+    wanted = min(NEAREST_IN_SPACE + 1, len(things))
+    around = cKDTree(things.means).query(things.means[rows], k=np.arange(1, wanted + 1))[1]
+    return around, np.where(around == rows[:, None], 0.0, things.weights[around])
+
+
+def vote_classes(things: Things, labels: Ints, classes: Classes) -> Int[Tensor, "M"]:
     """The thing class that has most of the visible probability of each instance."""
+    count = int(labels.max(initial=NOBODY)) + 1
+    if not count:
+        return torch.zeros(0, dtype=torch.int64)
     votes = np.zeros((count, len(classes.things)))
     member = labels != NOBODY
     np.add.at(votes, labels[member], (things.semantic * things.weights[:, None])[member])

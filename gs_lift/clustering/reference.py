@@ -37,9 +37,7 @@ def cluster_with_hdbscan(
             algorithm="boruvka_kdtree",
             core_dist_n_jobs=1,
         ).fit(points)
-    labels, order = number_by_weight(
-        fitted.labels_.astype(np.int64), np.ones(count), len(fitted.cluster_persistence_)
-    )
+    labels, order = number_by_weight(fitted.labels_.astype(np.int64), np.ones(count))
     tree = tree_of_merges(fitted.single_linkage_tree_.to_numpy())
     return Clustering(labels, fitted.probabilities_, np.asarray(fitted.cluster_persistence_)[order], tree)
 

@@ -131,7 +131,8 @@ def open_array(path: Path, shape: tuple[int, int], kinds: str) -> np.ndarray:
     except OSError as error:
         raise SceneError(f"{path}: cannot be read ({error.strerror or _one_line(error)})") from None
     except Exception as error:  # numpy's header parser raises whatever the bytes provoke
-        reason = "pickled objects" if "pickle" in str(error) else _one_line(error)
+        said = _one_line(error)
+        reason = "pickled objects" if "pickle" in said or "Python objects" in said else said
         raise SceneError(f"{path}: not a plain .npy array ({reason}); write it with numpy.save") from None
     if not isinstance(array, np.ndarray):
         array.close()
@@ -155,7 +156,7 @@ def read_ids(path: Path, shape: tuple[int, int]) -> np.ndarray:
         raise SceneError(
             f"{path}: fractions among the ids; wanted whole numbers: resize by nearest neighbour"
         )
-    if array.size and not (array.min() >= -1 and array.max() < 2**31):
+    if array.size and not (float(array.min()) >= -1 and float(array.max()) < 2**31):
         raise SceneError(
             f"{path}: ids from {array.min()} to {array.max()}; wanted 0 = none, or 1 to 2147483647"
         )

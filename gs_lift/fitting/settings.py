@@ -19,7 +19,7 @@ class FitConfig:
     """Share of SSIM in the loss; the rest is L1."""
     background: str = "black"
     """Colour behind the Gaussians while fitting: `black`, `white` or `random` (a new one at every step)."""
-    coarse_until: float = 0.0
+    coarse_until: float = 0.3
     """Share of the steps that see the photos at half their size, which costs a third and finds the layout first."""
 
     initial_opacity: float = 0.1
@@ -43,7 +43,7 @@ class FitConfig:
     """How Gaussians come and go: `default` (3DGS: clone, split, prune) or `mcmc` (relocate, add, shake)."""
     max_gaussians: int = 60_000
     """No more Gaussians than this, whatever the strategy wants."""
-    densify_from: int = 300
+    densify_from: int = 100
     """First step after which Gaussians may be added or removed."""
     densify_until: float = 0.6
     """Share of the steps after which none is added or removed."""

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gs_lift import _native
+from gs_lift.rendering.weights import Weights
 
 Loss = Callable[
     [Float[Tensor, "B D"], Float[Tensor, "B D"], Int[Tensor, "B"], Float[Tensor, "B"]], Float[Tensor, ""]
@@ -139,17 +140,37 @@ def instance_loss(
 
 
 def semantic_cross_entropy(
-    blended: Float[Tensor, "B S"],
-    classes: Int[Tensor, "B"],
-    confidence: Float[Tensor, "B"],
+    logits: Float[Tensor, "N S"],
+    weights: Weights,
+    classes: Int[Tensor, "P"],
+    confidence: Float[Tensor, "P"],
 ) -> Float[Tensor, ""]:
-    """Mean over the pixels of -c log p(class).
+    """Mean over the pixels of -c log p(class); 0 without pixels.
 
-    blended: class probabilities of the Gaussians, blended as colours are, so that a row sums to the pixel's opacity; it
-    is renormalised here. Blending probabilities, not logits, is what the authors do (as Panoptic Lifting, section 3.1).
+    The Gaussians' class probabilities are blended as colours are and then renormalised. Blending probabilities, not
+    logits, is what the authors do (as Panoptic Lifting, section 3.1).
     """
-    if len(blended) == 0:
-        return blended.sum()
-    of_class = blended.gather(1, classes[:, None])[:, 0]
-    probability = of_class / (blended.sum(dim=1) + 1e-8)
-    return -(confidence * torch.log(probability + 1e-8)).mean()
+    if len(weights) == 0:
+        return logits.sum() * 0
+    return _SemanticCrossEntropy.apply(logits, weights, classes, confidence)
+
+
+class _SemanticCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, weights: Weights, classes: Tensor, confidence: Tensor) -> Tensor:
+        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        loss = _native.lifting_class_loss(
+            weights.indptr.numpy(),
+            weights.indices.numpy(),
+            weights.values.numpy(),
+            logits.detach().contiguous().numpy(),
+            classes.contiguous().numpy(),
+            confidence.to(logits.dtype).contiguous().numpy(),
+            gradient.numpy(),
+        )
+        ctx.save_for_backward(gradient)
+        return logits.new_tensor(loss)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradients[0] * ctx.saved_tensors[0], None, None, None

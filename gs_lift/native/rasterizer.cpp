@@ -219,6 +219,8 @@ void frame_blend_backward(FrameHandle &frame, const Floats &opacities, const Flo
 void bind_rasterizer_weights(nb::module_ &m);
 
 void bind_rasterizer(nb::module_ &m) {
+    // A frame lives as long as its image can be differentiated, which may be until the interpreter ends.
+    nb::set_leak_warnings(false);
     m.def("simd_level", [] { return std::string(kernels().name); }, "The instruction set in use.");
     m.def("use_simd_level", [](const std::string &name) { return use_kernels(name.c_str()); }, nb::arg("name"),
           "Switch to avx512, avx2 or baseline; False where this CPU or build lacks it.");

@@ -94,12 +94,14 @@ struct Kernels {
     size_t (*scratch_floats)(int channels);
     void (*blend)(const Image &, int tile, float *scratch, float *image, float *left);
     void (*blend_backward)(const Image &, const ImageGradients &, int tile, float *scratch);
-    // Sums of the slots of Gaussians begin <= i < end; v_absolute may be null. v_opacities and v_colors are added to.
+    // Sums of the slots of Gaussians begin <= i < end, written; v_absolute may be null.
     void (*gather)(const Image &, const ImageGradients &, int begin, int end, const float *opacities,
                    float *v_means2d, float *v_conics, float *v_opacities, float *v_colors, float *v_absolute,
                    float *sums);
-    // Blending weights. columns: COLUMNS rows of `stride` floats, the tile's Gaussians front to back. pixel_weights
-    // keeps those of the pixel at (x, y) in the tile that are >= minimum, -> their number.
+    // Blending weights of all pixels of a tile, see rasterizer_rows.h.
+    size_t (*tile_weights)(const Image &, int tile, float minimum, int32_t *places, int32_t *ids, float *values);
+    // Blending weights of single pixels. columns: COLUMNS rows of `stride` floats, the tile's Gaussians front to
+    // back. pixel_weights keeps those of the pixel at (x, y) in the tile that are >= minimum, -> their number.
     void (*tile_columns)(const Image &, int tile, int stride, float *columns);
     int (*pixel_weights)(const float *columns, int stride, float x, float y, float minimum, const uint32_t *ids,
                          int32_t *indices, float *values);

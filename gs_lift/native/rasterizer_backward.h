@@ -192,7 +192,7 @@ GS_INLINE void geometry_gradient(const float *sums, const Record &r, float opaci
     v_conic[0] = 0.5f * xx;
     v_conic[1] = xy;
     v_conic[2] = 0.5f * yy;
-    v_opacity[0] += -sums[0] / opacity;
+    v_opacity[0] = -sums[0] / opacity;
     if (v_absolute) {
         v_absolute[0] = scale * r.l11 * sums[MOMENTS];
         v_absolute[1] = scale * sums[MOMENTS + 1];
@@ -202,25 +202,27 @@ GS_INLINE void geometry_gradient(const float *sums, const Record &r, float opaci
 void gather(const Image &image, const ImageGradients &v, int begin, int end, const float *opacities, float *v_means2d,
             float *v_conics, float *v_opacities, float *v_colors, float *v_absolute, float *sums) {
     const int n = v.slot_size, colors = color_offset(v.geometry, v.absolute);
+    const size_t channels = size_t(image.channels);
     for (int id = begin; id < end; id++) {
-        const uint32_t first = image.first_slot[id], last = image.first_slot[id + 1];
-        if (first == last) continue;
+        const size_t i = size_t(id);
+        bool touched = false;
         for (int k = 0; k < n; k++) sums[k] = 0.0f;
-        bool some = false;
-        for (uint32_t pair = first; pair < last; pair++) {
+        for (uint32_t pair = image.first_slot[id]; pair < image.first_slot[id + 1]; pair++) {
             if (!v.touched[pair]) continue;
-            some = true;
+            touched = true;
             const float *slot = v.slots + size_t(pair) * size_t(n);
             for (int k = 0; k < n; k++) sums[k] += slot[k];
         }
-        if (!some) continue;
-        const size_t i = size_t(id);
-        if (v.geometry)
-            geometry_gradient(sums, image.records[id], opacities[i], v_means2d + 2 * i, v_conics + 3 * i,
-                              v_opacities + i, v_absolute ? v_absolute + 2 * i : nullptr);
-        if (v.color)
-            for (int c = 0; c < image.channels; c++)
-                v_colors[i * size_t(image.channels) + size_t(c)] += sums[colors + c];
+        if (v.color) memcpy(v_colors + i * channels, sums + colors, channels * sizeof(float));
+        if (!v.geometry) continue;
+        float *mean = v_means2d + 2 * i, *conic = v_conics + 3 * i;
+        float *absolute = v_absolute ? v_absolute + 2 * i : nullptr;
+        if (touched) {
+            geometry_gradient(sums, image.records[id], opacities[i], mean, conic, v_opacities + i, absolute);
+        } else {
+            mean[0] = mean[1] = conic[0] = conic[1] = conic[2] = v_opacities[i] = 0.0f;
+            if (absolute) absolute[0] = absolute[1] = 0.0f;
+        }
     }
 }
 

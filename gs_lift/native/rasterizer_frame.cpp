@@ -36,9 +36,17 @@ const Kernels *find(const char *name) {
 
 std::atomic<const Kernels *> chosen{nullptr};
 
-std::mutex store_mutex;
-std::vector<std::unique_ptr<Frame>> store;
-constexpr size_t STORED = 4;
+struct Store {
+    std::mutex mutex;
+    std::vector<std::unique_ptr<Frame>> frames;
+};
+constexpr size_t STORED = 4, STORED_BYTES = size_t(256) << 20;  // frames, and the largest that is kept
+
+// Never destroyed: Python may drop its last frame after static objects are gone.
+Store &store() {
+    static Store *const store = new Store;
+    return *store;
+}
 
 // Floats in ascending order have ascending keys.
 uint32_t depth_key(float depth) {
@@ -67,19 +75,21 @@ bool use_kernels(const char *name) {
 }
 
 FrameHandle::FrameHandle() {
-    std::lock_guard<std::mutex> lock(store_mutex);
-    if (store.empty()) {
+    Store &from = store();
+    std::lock_guard<std::mutex> lock(from.mutex);
+    if (from.frames.empty()) {
         frame_ = std::make_unique<Frame>();
     } else {
-        frame_ = std::move(store.back());
-        store.pop_back();
+        frame_ = std::move(from.frames.back());
+        from.frames.pop_back();
     }
 }
 
 FrameHandle::~FrameHandle() {
-    if (!frame_) return;
-    std::lock_guard<std::mutex> lock(store_mutex);
-    if (store.size() < STORED) store.push_back(std::move(frame_));
+    if (!frame_ || frame_->bytes() > STORED_BYTES) return;
+    Store &to = store();
+    std::lock_guard<std::mutex> lock(to.mutex);
+    if (to.frames.size() < STORED) to.frames.push_back(std::move(frame_));
 }
 
 void Frame::build(const float *means2d, const float *conics, const float *opacities, const float *depths,
@@ -170,4 +180,10 @@ uint8_t *Frame::touched() {
     uint8_t *touched = touched_.reserve(pairs);
     if (pairs) std::memset(touched, 0, pairs);
     return touched;
+}
+
+size_t Frame::bytes() const {
+    return records_.bytes() + rects_.bytes() + first_slot_.bytes() + entries_.bytes() + tile_start_.bytes() +
+           cursor_.bytes() + changes_.bytes() + order_.bytes() + swap_.bytes() + scratch_.bytes() + slots_.bytes() +
+           touched_.bytes();
 }

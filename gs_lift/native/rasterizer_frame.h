@@ -18,7 +18,7 @@ const Kernels &kernels();
 bool use_kernels(const char *name);
 
 // body(task, thread) for each task, on up to `threads` threads. What a task computes must not depend on its thread.
-template <class Body> void parallel(int tasks, int threads, Body body) {
+template <class Body> void parallel(int tasks, [[maybe_unused]] int threads, Body body) {
 #if defined(_OPENMP)
     if (threads > 1 && tasks > 1) {
         std::exception_ptr error;
@@ -62,6 +62,7 @@ template <class T> class Buffer {
         return memory_.get();
     }
     T *get() const { return memory_.get(); }
+    size_t bytes() const { return size_ * sizeof(T); }
 
   private:
     struct Free {
@@ -88,6 +89,7 @@ class Frame {
     float *scratch(size_t floats, int threads) { return scratch_.reserve(floats * size_t(threads)); }
     float *slots(size_t slot_size) { return slots_.reserve(size_t(pairs) * slot_size); }
     uint8_t *touched();  // zeros
+    size_t bytes() const;
 
   private:
     void sort_by_depth(uint32_t visible);

@@ -4,6 +4,7 @@
 #include "rasterizer_backward.h"
 #include "rasterizer_harmonics.h"
 #include "rasterizer_lists.h"
+#include "rasterizer_rows.h"
 
 #ifndef GS_LIFT_KERNELS
 #define GS_LIFT_KERNELS KERNELS_BASELINE
@@ -12,5 +13,5 @@
 extern const Kernels GS_LIFT_KERNELS = {
     W == 16 ? "avx512" : W == 8 ? "avx2" : "baseline",
     project, project_backward, prepare, harmonics, harmonics_backward,
-    scratch_floats, blend, blend_backward, gather, tile_columns, pixel_weights,
+    scratch_floats, blend, blend_backward, gather, tile_weights, tile_columns, pixel_weights,
 };

@@ -1,4 +1,4 @@
-// From projected Gaussians to the records and tiles that blending reads; blending weights pixel by pixel.
+// From projected Gaussians to the records and tiles that blending reads.
 #pragma once
 #include "rasterizer_project.h"
 #include "rasterizer_tile.h"
@@ -49,46 +49,6 @@ void prepare(const float *means2d, const float *conics, const float *opacities, 
                     uint16_t(int(box[2][lane]) / TILE + 1), uint16_t(int(box[3][lane]) / TILE + 1)};
         }
     }
-}
-
-void tile_columns(const Image &image, int tile, int stride, float *columns) {
-    const float x = float(tile % image.tiles_x * TILE), y = float(tile / image.tiles_x * TILE);
-    const uint32_t first = image.tile_start[tile], last = image.tile_start[tile + 1];
-    for (int i = 0; i < stride; i++) {
-        Record r = {0, 0, 0, 0, 0, -NEVER, 0, 0};
-        if (uint32_t(i) < last - first) r = image.records[image.entries[first + uint32_t(i)]];
-        const float values[COLUMNS] = {r.mx - x, r.my - y, r.l11, r.l12, r.l22, r.lop};
-        for (int k = 0; k < COLUMNS; k++) columns[k * stride + i] = values[k];
-    }
-}
-
-// A lane is a Gaussian; the few that are not skipped are blended one by one.
-int pixel_weights(const float *columns, int stride, float x, float y, float minimum, const uint32_t *ids,
-                  int32_t *indices, float *values) {
-    alignas(64) float alphas[W];
-    float through = 1.0f;
-    int count = 0;
-    for (int i = 0; i < stride; i += W) {
-        const float *at = columns + i;
-        F dx = set(x) - load(at), dy = set(y) - load(at + stride);
-        F u = fma(load(at + 2 * stride), dx, load(at + 3 * stride) * dy), v = load(at + 4 * stride) * dy;
-        F p = fnma(u, u, fnma(v, v, load(at + 5 * stride)));
-        uint32_t touched = bits(ge(p, set(LOG2_ALPHA_MIN)));
-        if (!touched) continue;
-        store(alphas, vmin(exp2_of(p), set(ALPHA_MAX)));
-        for (; touched; touched &= touched - 1) {
-            const int lane = __builtin_ctz(touched);
-            const float weight = alphas[lane] * through, next = through - weight;
-            if (next <= TRANSMITTANCE_MIN) return count;
-            if (weight >= minimum) {
-                indices[count] = int32_t(ids[i + lane]);
-                values[count++] = weight;
-            }
-            through = next;
-            if (through < minimum) return count;  // no weight behind is larger
-        }
-    }
-    return count;
 }
 
 }  // namespace

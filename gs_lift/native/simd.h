@@ -183,6 +183,28 @@ GS_INLINE F log2_of(F a) {
     return fma(s, y, exponent);
 }
 
+// Writes the lanes of `a` that are in m, and their numbers plus `first`, side by side; -> how many. Up to W - 1 more
+// values may be overwritten.
+GS_INLINE int pack(M m, F a, int first, float *out, int32_t *lanes) {
+    uint32_t rest = bits(m);
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+    const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    _mm512_storeu_ps(out, _mm512_maskz_compress_ps(m, a));
+    _mm512_storeu_si512(lanes, _mm512_maskz_compress_epi32(m, _mm512_add_epi32(iota, _mm512_set1_epi32(first))));
+    return __builtin_popcount(rest);
+#else
+    alignas(64) float values[W];
+    store(values, a);
+    int count = 0;
+    for (; rest; rest &= rest - 1) {
+        const int lane = __builtin_ctz(rest);
+        out[count] = values[lane];
+        lanes[count++] = first + lane;
+    }
+    return count;
+#endif
+}
+
 // The sums of `count` vectors, written one after the other.
 template <int count> GS_INLINE void store_sums(const F *a, float *out) {
 #if defined(__AVX2__)

@@ -41,17 +41,19 @@ int64_t compact_columns(Array1<const int32_t> indices, int64_t columns, Array1<i
     return next;
 }
 
-// out[i] = sum over entries e of list i of weight[e] * source[id[e]]. WIDTH 0: any number of channels.
+// out[i] = sum over entries e of list of[i] (i itself without `of`) of weight[e] * source[id[e]]. WIDTH 0: any number
+// of channels.
 template <class T, int WIDTH>
-void sum_lists(const int64_t *start, const int32_t *ids, const float *weights, int64_t lists, const T *source,
-               int64_t channels, T *out, int threads) {
+void sum_lists(const int64_t *start, const int64_t *of, const int32_t *ids, const float *weights, int64_t lists,
+               const T *source, int64_t channels, T *out, int threads) {
     const int64_t width = WIDTH ? WIDTH : channels;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < lists; ++i) {
         T local[WIDTH ? WIDTH : 1];  // in registers where the width is known, else in place
         T *sum = WIDTH ? local : out + i * width;
+        const int64_t list = of ? of[i] : i;
         for (int64_t c = 0; c < width; ++c) sum[c] = 0;
-        for (int64_t e = start[i]; e < start[i + 1]; ++e) {
+        for (int64_t e = start[list]; e < start[list + 1]; ++e) {
             const T weight = weights[e], *row = source + ids[e] * width;
             for (int64_t c = 0; c < width; ++c) sum[c] += weight * row[c];
         }
@@ -60,14 +62,14 @@ void sum_lists(const int64_t *start, const int32_t *ids, const float *weights, i
 }
 
 template <class T>
-void weighted_sums(const int64_t *start, const int32_t *ids, const float *weights, int64_t lists, const T *source,
-                   int64_t channels, T *out, int threads) {
+void weighted_sums(const int64_t *start, const int64_t *of, const int32_t *ids, const float *weights, int64_t lists,
+                   const T *source, int64_t channels, T *out, int threads) {
     auto *run = channels == 2    ? sum_lists<T, 2>
                 : channels == 4  ? sum_lists<T, 4>
                 : channels == 8  ? sum_lists<T, 8>
                 : channels == 16 ? sum_lists<T, 16>
                                  : sum_lists<T, 0>;
-    run(start, ids, weights, lists, source, channels, out, threads);
+    run(start, of, ids, weights, lists, source, channels, out, threads);
 }
 
 // out [P D] = W @ features [N D].
@@ -75,31 +77,56 @@ template <class T>
 void blend(Array1<const int64_t> indptr, Array1<const int32_t> indices, Array1<const float> values,
            Array2<const T> features, Array2<T> out, int threads) {
     nb::gil_scoped_release release;
-    weighted_sums<T>(indptr.data(), indices.data(), values.data(), out.shape(0), features.data(),
+    weighted_sums<T>(indptr.data(), nullptr, indices.data(), values.data(), out.shape(0), features.data(),
                      features.shape(1), out.data(), threads);
 }
 
-// out [N D] = W^T @ pixels [P D]: entries are put in column order (stable, so rows ascend) and then summed.
+// W with its entries in column order; stable, so the rows of a column ascend.
+struct Columns {
+    std::vector<int64_t> start;  // [columns + 1]
+    std::vector<int32_t> rows;
+    std::vector<float> weights;
+
+    Columns(const int64_t *indptr, int64_t row_count, const int32_t *indices, const float *values, int64_t columns)
+        : start(columns + 1, 0), rows(indptr[row_count]), weights(indptr[row_count]) {
+        const int64_t count = indptr[row_count];
+        for (int64_t e = 0; e < count; ++e) ++start[indices[e] + 1];
+        for (int64_t c = 0; c < columns; ++c) start[c + 1] += start[c];
+        std::vector<int64_t> next(start.begin(), start.end() - 1);
+        for (int64_t row = 0; row < row_count; ++row) {
+            for (int64_t e = indptr[row]; e < indptr[row + 1]; ++e) {
+                const int64_t slot = next[indices[e]]++;
+                rows[slot] = static_cast<int32_t>(row);
+                weights[slot] = values[e];
+            }
+        }
+    }
+};
+
+// out [N D] = W^T @ pixels [P D].
 template <class T>
 void blend_transposed(Array1<const int64_t> indptr, Array1<const int32_t> indices, Array1<const float> values,
                       Array2<const T> pixels, Array2<T> out, int threads) {
     nb::gil_scoped_release release;
-    const int64_t rows = pixels.shape(0), columns = out.shape(0), count = indices.shape(0);
-    std::vector<int64_t> start(columns + 1, 0);
-    for (int64_t i = 0; i < count; ++i) ++start[indices.data()[i] + 1];
-    for (int64_t c = 0; c < columns; ++c) start[c + 1] += start[c];
-    std::vector<int64_t> next(start.begin(), start.end() - 1);
-    std::vector<int32_t> row_of(count);
-    std::vector<float> weight_of(count);
-    for (int64_t row = 0; row < rows; ++row) {
-        for (int64_t e = indptr.data()[row]; e < indptr.data()[row + 1]; ++e) {
-            const int64_t slot = next[indices.data()[e]]++;
-            row_of[slot] = static_cast<int32_t>(row);
-            weight_of[slot] = values.data()[e];
-        }
-    }
-    weighted_sums<T>(start.data(), row_of.data(), weight_of.data(), columns, pixels.data(), pixels.shape(1),
-                     out.data(), threads);
+    const Columns columns(indptr.data(), pixels.shape(0), indices.data(), values.data(), out.shape(0));
+    weighted_sums<T>(columns.start.data(), nullptr, columns.rows.data(), columns.weights.data(), out.shape(0),
+                     pixels.data(), pixels.shape(1), out.data(), threads);
+}
+
+// The same for the columns that have entries only, ascending. Returns how many; their ids go to `seen`, and their
+// sums to the first rows of `out`.
+template <class T>
+int64_t blend_transposed_seen(Array1<const int64_t> indptr, Array1<const int32_t> indices,
+                              Array1<const float> values, int64_t column_count, Array2<const T> pixels,
+                              Array1<int64_t> seen, Array2<T> out, int threads) {
+    nb::gil_scoped_release release;
+    const Columns columns(indptr.data(), pixels.shape(0), indices.data(), values.data(), column_count);
+    int64_t count = 0;
+    for (int64_t c = 0; c < column_count; ++c)
+        if (columns.start[c + 1] > columns.start[c]) seen.data()[count++] = c;
+    weighted_sums<T>(columns.start.data(), seen.data(), columns.rows.data(), columns.weights.data(), count,
+                     pixels.data(), pixels.shape(1), out.data(), threads);
+    return count;
 }
 
 }  // namespace
@@ -111,4 +138,6 @@ void bind_weights(nb::module_ &m) {
     m.def("weights_blend", &blend<double>);
     m.def("weights_blend_transposed", &blend_transposed<float>);
     m.def("weights_blend_transposed", &blend_transposed<double>);
+    m.def("weights_blend_transposed_seen", &blend_transposed_seen<float>);
+    m.def("weights_blend_transposed_seen", &blend_transposed_seen<double>);
 }

@@ -37,6 +37,8 @@ def extract(
 
     on_image(n) is called when n images are done. Raises BackendError if pycolmap is missing or dies.
     """
+    if workdir is not None:
+        workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sift_", dir=workdir) as name:
         folder = Path(name)
         for i, gray in enumerate(grays):

@@ -92,9 +92,10 @@ def _pencil(
     rays = directions(rig, c, xy)
     side = np.cross(baseline, np.eye(3)[np.argmin(np.abs(baseline))])
     side /= np.linalg.norm(side)
-    x, y = rays @ side, rays @ np.cross(baseline, side)
+    # einsum, not @: the result must not depend on a BLAS's threads.
+    x, y, along = np.einsum("ni,ki->kn", rays, np.stack([side, np.cross(baseline, side), baseline]))
     off_axis = np.maximum(np.hypot(x, y), 1e-2)
-    return np.arctan2(y, x), tolerance_px / rig.K[c, 0, 0] / off_axis, rays @ baseline
+    return np.arctan2(y, x), tolerance_px / rig.K[c, 0, 0] / off_axis, along
 
 
 def _windows(angles: np.ndarray, others: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,6 +36,9 @@ MIN_CONFIRMED = 2
 
 DEPTH_TOLERANCE = 0.01
 """How far depth maps may disagree, as a share of the depth."""
+
+FILL_TOLERANCE = 0.05
+"""The same for guesses on plain surfaces."""
 
 
 @dataclass(frozen=True)
@@ -69,28 +72,68 @@ class Photo:
         return functional.avg_pool2d(self.gray, 2)
 
 
+@dataclass(frozen=True)
+class Points:
+    """Points in the world (float64) and their colours in 0..1."""
+
+    points: Float[Tensor, "Q 3"]
+    colors: Float[Tensor, "Q 3"]
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def sample(self, count: int, generator: torch.Generator) -> "Points":
+        """At most `count` of them, drawn evenly."""
+        order = torch.randperm(len(self), generator=generator)[:count]
+        return Points(self.points[order], self.colors[order])
+
+
 def sweep(
     photos: list[Photo],
     sparse: Float[Tensor, "P 3"],
     *,
     on_photo: Callable[[int], None] = lambda done: None,
-) -> tuple[Float[Tensor, "Q 3"], Float[Tensor, "Q 3"]]:
-    """Points (float64) and colours of all confirmed pixels of all photos; `sparse` points say where to look.
+) -> tuple[Points, Points]:
+    """One point for each pixel of each photo whose depth others confirm, and a guess for most of the other pixels.
 
+    `sparse` points say where to look. The guesses continue the confirmed depths over plain surfaces, which look alike
+    at any depth: too coarse to be surfaces, but better than holes to start from.
     on_photo(n) is called when the depth maps of n photos are done.
     """
     seen, depths, angles = _covisibility([photo.camera for photo in photos], sparse.double())
-    maps: list[tuple[Tensor, Tensor] | None] = []
-    near_by: list[list[int]] = []
+    near_by = [_neighbours(seen, angles[c], c) for c in range(len(photos))]
+    matched: dict[int, tuple[Tensor, Tensor]] = {}
     for c, photo in enumerate(photos):
-        others = _neighbours(seen, angles[c], c)
-        near_by.append(others)
-        maps.append(_depth_map(photo, [photos[o] for o in others], depths[c][seen[c]]) if others else None)
+        if near_by[c]:
+            matched[c] = _depth_map(photo, [photos[o] for o in near_by[c]], depths[c][seen[c]])
         on_photo(c + 1)
-    parts = [_confirmed(photos, maps, c, near_by[c]) for c in range(len(photos)) if maps[c] is not None]
-    if not parts:
-        return torch.zeros(0, 3, dtype=torch.float64), torch.zeros(0, 3)
-    return torch.cat([points for points, _ in parts]), torch.cat([colors for _, colors in parts])
+    maps = {c: depth for c, (depth, _) in matched.items()}
+    surfaces, guesses = [_nothing()], [_nothing()]
+    filled: dict[int, Tensor] = {}
+    known: dict[int, Tensor] = {}
+    for c, (depth, score) in matched.items():
+        votes, places = _confirm(photos, maps, c, near_by[c], DEPTH_TOLERANCE)
+        known[c] = (votes >= MIN_CONFIRMED) & (score > MIN_SCORE)
+        surfaces.append(_chosen(photos[c], places, known[c]))
+        if known[c].any():
+            # Planes are linear in inverse depth.
+            filled[c] = 1 / fill(1 / depth, known[c])
+    for c in filled:
+        votes, places = _confirm(photos, filled, c, near_by[c], FILL_TOLERANCE)
+        guesses.append(_chosen(photos[c], places, (votes >= 1) & ~known[c]))
+    return _joined(surfaces), _joined(guesses)
+
+
+def _nothing() -> Points:
+    return Points(torch.zeros(0, 3, dtype=torch.float64), torch.zeros(0, 3))
+
+
+def _chosen(photo: Photo, places: Float[Tensor, "H W 3"], keep: Bool[Tensor, "H W"]) -> Points:
+    return Points(places[keep], photo.colors.permute(1, 2, 0)[keep])
+
+
+def _joined(parts: list[Points]) -> Points:
+    return Points(torch.cat([part.points for part in parts]), torch.cat([part.colors for part in parts]))
 
 
 def _covisibility(
@@ -222,29 +265,36 @@ def _box(images: Float[Tensor, "... H W"]) -> Float[Tensor, "... H W"]:
     return (total / WINDOW**2).reshape(images.shape)
 
 
-def _confirmed(
-    photos: list[Photo], maps: list[tuple[Tensor, Tensor] | None], c: int, others: list[int]
-) -> tuple[Float[Tensor, "Q 3"], Float[Tensor, "Q 3"]]:
-    """The pixels of photo c on whose depth others agree, at the mean of the places that they give."""
-    found = maps[c]
-    assert found is not None
-    depth, score = found
-    points = unproject(depth.double(), photos[c].camera.K, photos[c].camera.viewmat)
-    total, votes = points.clone(), torch.ones(depth.shape, dtype=torch.float64)
+def fill(values: Float[Tensor, "H W"], known: Bool[Tensor, "H W"]) -> Float[Tensor, "H W"]:
+    """The known values, continued smoothly over the rest: means of ever larger blocks (push and pull)."""
+    height, width = values.shape
+    if known.all() or max(height, width) == 1:
+        return values
+    weights = known[None, None].to(values)
+    count = functional.avg_pool2d(weights, 2, ceil_mode=True)
+    means = functional.avg_pool2d(values[None, None] * weights, 2, ceil_mode=True) / count.clamp(min=1e-9)
+    coarse = fill(means[0, 0], count[0, 0] > 0)
+    smooth = functional.interpolate(coarse[None, None], size=(height, width), mode="bilinear")[0, 0]
+    return torch.where(known, values, smooth)
+
+
+def _confirm(
+    photos: list[Photo], maps: dict[int, Tensor], c: int, others: list[int], tolerance: float
+) -> tuple[Float[Tensor, "H W"], Float[Tensor, "H W 3"]]:
+    """How many other depth maps agree with each pixel of photo c, and the mean of the places that they give."""
+    points = unproject(maps[c].double(), photos[c].camera.K, photos[c].camera.viewmat)
+    total, votes = points.clone(), torch.zeros(maps[c].shape, dtype=torch.float64)
     for o in others:
-        other = maps[o]
-        if other is None:
-            continue
-        places, agrees = _place_by(points, photos[o].camera, other[0])
-        total += torch.where(agrees[..., None], places, 0.0)
-        votes += agrees
-    keep = (votes > MIN_CONFIRMED) & (score > MIN_SCORE)
-    return (total / votes[..., None])[keep], photos[c].colors.permute(1, 2, 0)[keep]
+        if o in maps:
+            places, agrees = _place_by(points, photos[o].camera, maps[o], tolerance)
+            total += torch.where(agrees[..., None], places, 0.0)
+            votes += agrees
+    return votes, total / (votes + 1)[..., None]
 
 
 def _place_by(
-    points: Float[Tensor, "H W 3"], camera: Camera, depth: Float[Tensor, "H2 W2"]
-) -> tuple[Float[Tensor, "H W 3"], Tensor]:
+    points: Float[Tensor, "H W 3"], camera: Camera, depth: Float[Tensor, "H2 W2"], tolerance: float
+) -> tuple[Float[Tensor, "H W 3"], Bool[Tensor, "H W"]]:
     """Where another photo's depth map puts the same rays' ends, and whether it agrees with the points."""
     rotation, translation = camera.viewmat[:3, :3], camera.viewmat[:3, 3]
     local = torch.einsum("ij,hwj->hwi", rotation, points) + translation
@@ -253,6 +303,6 @@ def _place_by(
     grid = (2 * projected[..., :2] / projected[..., 2:].clamp(min=1e-9) / size - 1).float()
     there = functional.grid_sample(depth[None, None], grid[None], align_corners=False)[0, 0].double()
     z = local[..., 2].clamp(min=1e-9)
-    agrees = (grid.abs() < 1).all(-1) & (local[..., 2] > 0) & ((there - z).abs() < DEPTH_TOLERANCE * there)
+    agrees = (grid.abs() < 1).all(-1) & (local[..., 2] > 0) & ((there - z).abs() < tolerance * there)
     moved = local * (there / z)[..., None] - translation
     return torch.einsum("ji,hwj->hwi", rotation, moved), agrees

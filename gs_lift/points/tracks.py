@@ -145,7 +145,9 @@ def _refine(
 
 
 def _sums(owner: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
-    return np.stack([np.bincount(owner, weights=column, minlength=count) for column in values.T], axis=1)
+    columns = [np.bincount(owner, weights=column, minlength=count) for column in values.T]
+    # Of nothing, bincount makes integers.
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def _claim(

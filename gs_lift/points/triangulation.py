@@ -33,6 +33,10 @@ FEATURE_SIDE, FEATURE_VIEWS = 640, 128
 SWEEP_SIDE, SWEEP_VIEWS = 320, 64
 """The same for the plane sweep, whose cost grows with every pixel."""
 
+GUESSED = 0.3
+"""Share of the swept points that are guesses on plain surfaces. PSNR of messy_sam_50 after 600 steps from 50,000
+points, for shares of 0, 0.2 and 0.3: 27.9, 28.6, 28.6 dB; from depth maps 29.0."""
+
 
 def triangulate(
     scene: Scene,
@@ -42,7 +46,7 @@ def triangulate(
     workdir: Path | None,
     on_step: Callable[[int, dict[str, float]], None],
 ) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
-    """Points on a scene's surfaces with their colours, at most `count`: triangulated ones, then swept ones.
+    """Points on a scene's surfaces with their colours, at most `count`: triangulated, then swept, then guessed.
 
     Raises SceneError if fewer than MIN_POINTS can be triangulated, BackendError if pycolmap does not run.
     """
@@ -65,16 +69,18 @@ def triangulate(
     error, views = tracks.errors_px.mean(), tracks.views.mean()
     log.info("%d points, %.2f px, %.1f views each", len(tracks.points), error, views)
     sparse, sparse_colors = torch.from_numpy(tracks.points), _colors(photos, features, tracks)
-    dense, dense_colors = sweep(
+    surfaces, guesses = sweep(
         [photos[i].reduced(SWEEP_SIDE) for i in swept],
         sparse,
         on_photo=lambda done: on_step(len(photos) + done, steps),
     )
-    log.info("%d more points by a plane sweep", len(dense))
+    log.info("a plane sweep finds %d more, and guesses %d", len(surfaces), len(guesses))
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(dense), generator=generator)[: max(count - len(sparse), 0)]
-    points = torch.cat([sparse, dense[order]])[:count]
-    return points.float(), torch.cat([sparse_colors, dense_colors[order]])[:count]
+    room = max(count - len(sparse), 0)
+    guesses = guesses.sample(int(GUESSED * room), generator)
+    surfaces = surfaces.sample(room - len(guesses), generator)
+    points = torch.cat([sparse, surfaces.points, guesses.points])[:count]
+    return points.float(), torch.cat([sparse_colors, surfaces.colors, guesses.colors])[:count]
 
 
 def make_rig(photos: list[Photo]) -> Rig:

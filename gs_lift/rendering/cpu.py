@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gs_lift.errors import BackendError, ConfigError
 from gs_lift.gaussians import Gaussians
@@ -91,6 +92,7 @@ class _Project(torch.autograd.Function):
         return means2d, conics, depths, compensations, radii
 
     @staticmethod
+    @once_differentiable
     def backward(
         ctx: Any,
         v_means2d: Tensor | None,
@@ -140,6 +142,7 @@ class _Harmonics(torch.autograd.Function):
         return colors
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, v_colors: Tensor) -> tuple[Tensor | None, ...]:
         means, sh, viewmats, colors = ctx.saved_tensors
         v_means = torch.zeros_like(means) if ctx.needs_input_grad[0] else None
@@ -204,18 +207,19 @@ class _Blend(torch.autograd.Function):
         return images, (1 - left)[..., None]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, v_images: Tensor | None, v_alphas: Tensor | None) -> tuple[Tensor | None, ...]:
         means2d, conics, opacities, colors, images, left = ctx.saved_tensors
         v_images = torch.zeros_like(images) if v_images is None else v_images.contiguous()
         v_left = torch.zeros_like(left) if v_alphas is None else v_alphas[..., 0].contiguous()
         geometry = any(ctx.needs_input_grad[:3])
         v_means2d, v_conics, v_opacities = (
-            (torch.zeros_like(means2d), torch.zeros_like(conics), means2d.new_zeros(opacities.shape))
+            (torch.empty_like(means2d), torch.empty_like(conics), means2d.new_empty(opacities.shape))
             if geometry
             else (None, None, None)
         )
-        v_absolute = torch.zeros_like(means2d) if geometry and ctx.absgrad else None
-        v_colors = means2d.new_zeros(colors.shape) if ctx.needs_input_grad[3] else None
+        v_absolute = torch.empty_like(means2d) if geometry and ctx.absgrad else None
+        v_colors = means2d.new_empty(colors.shape) if ctx.needs_input_grad[3] else None
         if geometry or v_colors is not None:
             for c, frame in enumerate(ctx.frames):
                 outputs = (v_means2d, v_conics, v_opacities, v_colors, v_absolute)

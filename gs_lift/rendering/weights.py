@@ -53,6 +53,12 @@ class Weights:
         )
         return taken
 
+    def split(self, count: int) -> tuple["Weights", "Weights"]:
+        """The first `count` rows and the others; they share this matrix's memory."""
+        at = int(self.indptr[count])
+        first = Weights(self.indptr[: count + 1], self.indices[:at], self.values[:at], self.columns)
+        return first, Weights(self.indptr[count:] - at, self.indices[at:], self.values[at:], self.columns)
+
     def compact(self) -> tuple[Int[Tensor, "T"], "Weights"]:
         """The Gaussians that any row sees, ascending, and the same matrix with only their columns."""
         indices = torch.empty_like(self.indices)
@@ -81,6 +87,22 @@ class Weights:
             *self._arrays(), pixels.detach().contiguous().numpy(), out.numpy(), torch.get_num_threads()
         )
         return out
+
+    def blend_transposed_seen(
+        self, pixels: Float[Tensor, "P D"]
+    ) -> tuple[Int[Tensor, "T"], Float[Tensor, "T D"]]:
+        """The Gaussians that any row sees, ascending, and their rows of `blend_transposed`; the others' are 0."""
+        most = min(self.columns, len(self.indices))
+        seen, out = torch.empty(most, dtype=torch.int64), pixels.new_empty(most, pixels.shape[1])
+        count = _native.weights_blend_transposed_seen(
+            *self._arrays(),
+            self.columns,
+            pixels.detach().contiguous().numpy(),
+            seen.numpy(),
+            out.numpy(),
+            torch.get_num_threads(),
+        )
+        return seen[:count], out[:count]
 
     def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self.indptr.numpy(), self.indices.numpy(), self.values.numpy()
