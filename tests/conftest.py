@@ -1,6 +1,9 @@
 """Shapes are checked in every test: beartype reads jaxtyping's annotations when gs_lift is imported."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command does: see gs_lift/cli.py
 
 import pytest
 from jaxtyping import install_import_hook

@@ -13,6 +13,9 @@ FIELD_OF_VIEW_DEGREES = 60.0
 SEEN_M = 1.0
 """Half width of what a camera takes in: a heap of at most this is seen whole, of a larger one each sees a part."""
 
+LARGE_M = 0.38
+"""Largest object of an ordinary room; cameras come closer to smaller ones."""
+
 
 @dataclass(frozen=True)
 class Pinhole:
@@ -72,7 +75,7 @@ def orbit(views: int, size: int, sizes: Extents, seed: int) -> list[Pinhole]:
     farther = 0.5 + 0.5 * np.sin(2 * np.pi * 3.37 * path + phase[0])
     higher = 0.5 + 0.5 * np.sin(2 * np.pi * 2.21 * path + phase[1])
     spread = sizes.heap * max(0.0, 1 - (SEEN_M / sizes.heap) ** 1.5)
-    seen = min(sizes.heap, SEEN_M)
+    seen = min(sizes.heap, SEEN_M) * (sizes.largest / LARGE_M) ** 0.5
     cameras = []
     for index in range(views):
         middle = spread * _wander(path[index], phase[2:])
