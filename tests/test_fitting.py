@@ -53,8 +53,8 @@ def bytes_of(gaussians: Gaussians) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in gaussians.parameters().items()}
 
 
-def run(scene: Scene, config: FitConfig = SHORT, **options: object) -> Gaussians:
-    return fit(scene, config, backend="reference", **options)  # type: ignore[arg-type]
+def run(scene: Scene, config: FitConfig = SHORT, backend: str = "reference", **options: object) -> Gaussians:
+    return fit(scene, config, backend=backend, **options)  # type: ignore[arg-type]
 
 
 def stop_after(step: int) -> Callable[[int, dict[str, float]], None]:
@@ -168,6 +168,24 @@ def test_threads_change_no_byte(strategy: str) -> None:
     finally:
         torch.set_num_threads(threads)
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("strategy", ["default", "mcmc"])
+def test_the_native_rasterizer_stopped_and_resumed_on_two_threads_gives_the_bytes_of_one(
+    tmp_path: Path, strategy: str
+) -> None:
+    scene, config = make_scene(), replace(SHORT, strategy=strategy, coarse_until=0.3, absgrad=True)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        whole = run(scene, config, backend="cpu")
+        torch.set_num_threads(2)
+        with pytest.raises(KeyboardInterrupt):
+            run(scene, config, backend="cpu", checkpoints=Checkpoints(tmp_path), on_step=stop_after(14))
+        resumed = run(scene, config, backend="cpu", checkpoints=Checkpoints(tmp_path))
+    finally:
+        torch.set_num_threads(threads)
+    assert bytes_of(resumed) == bytes_of(whole)
 
 
 def test_half_size_photos_cost_the_result_little() -> None:
