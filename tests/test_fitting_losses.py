@@ -110,4 +110,4 @@ def test_strided_images_are_taken_as_they_look() -> None:
 
 def test_the_kernel_refuses_images_of_different_sizes() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
-        _native.photometric(torch.zeros(4, 5, 3), torch.zeros(5, 4, 3), torch.zeros(4, 5, 3), 0.2)
+        _native.photometric(torch.zeros(4, 5, 3), torch.zeros(5, 4, 3), torch.zeros(4, 5, 3), 0.2, 1)

@@ -54,6 +54,21 @@ def test_the_torch_path_of_other_devices_takes_the_same_steps() -> None:
     torch.testing.assert_close(native, plain)
 
 
+def test_threads_change_no_byte() -> None:
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            parameter = torch.nn.Parameter(torch.ones(1000, 9))
+            optimizer = RowAdam(parameter, lr=0.01, head=3, head_lr=0.1)
+            parameter.grad = gradients(1, 1000, 9)[0]
+            optimizer.step()
+            results.append(parameter.detach().numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert results[0] == results[1]
+
+
 def test_without_a_gradient_nothing_moves() -> None:
     parameter = torch.nn.Parameter(torch.ones(4, 3))
     optimizer = RowAdam(parameter, lr=0.1)
@@ -74,4 +89,6 @@ def test_a_gradient_in_any_memory_order_is_taken_as_it_looks() -> None:
 def test_moments_of_another_shape_are_refused() -> None:
     rows = torch.zeros(4, 3)
     with pytest.raises(ValueError, match="differ in shape"):
-        _native.adam(rows, rows.clone(), torch.zeros(4, 2), rows.clone(), 1, 0.1, 0.1, 0, 0.9, 0.999, 1e-15)
+        _native.adam(
+            rows, rows.clone(), torch.zeros(4, 2), rows.clone(), 1, 0.1, 0.1, 0, 0.9, 0.999, 1e-15, 1
+        )

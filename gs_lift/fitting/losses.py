@@ -38,7 +38,7 @@ class _Photometric(torch.autograd.Function):
 
         colors, target = colors.detach().contiguous(), target.detach().to(colors).contiguous()
         gradient = torch.empty_like(colors)
-        value = _native.photometric(colors, target, gradient, ssim_weight)
+        value = _native.photometric(colors, target, gradient, ssim_weight, torch.get_num_threads())
         ctx.save_for_backward(gradient)
         return colors.new_tensor(value)
 

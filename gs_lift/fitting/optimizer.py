@@ -61,8 +61,8 @@ class RowAdam:
         if parameter.device.type == "cpu":
             from gs_lift import _native
 
-            rates = (self.lr, self.head_lr, self.head)
-            _native.adam(value, gradient, mean, square, moments["step"], *rates, *self.betas, self.eps)
+            settings = (self.lr, self.head_lr, self.head, *self.betas, self.eps, torch.get_num_threads())
+            _native.adam(value, gradient, mean, square, moments["step"], *settings)
         else:
             self._step_in_torch(value, gradient, mean, square, moments["step"])
         parameter.grad = None

@@ -180,7 +180,7 @@ ROWS(double)
 template <typename T> using Input = nb::ndarray<const T, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 template <typename T> using Output = nb::ndarray<T, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
-template <typename T> double photometric(Input<T> x, Input<T> y, Output<T> gradient, double ssim_weight) {
+template <typename T> double photometric(Input<T> x, Input<T> y, Output<T> gradient, double ssim_weight, int threads) {
     for (int axis = 0; axis < 3; axis++)
         if (x.shape(axis) != y.shape(axis) || x.shape(axis) != gradient.shape(axis))
             throw std::invalid_argument("photometric: colors, target and gradient differ in shape");
@@ -196,7 +196,7 @@ template <typename T> double photometric(Input<T> x, Input<T> y, Output<T> gradi
     T *out = gradient.data();
     {
         nb::gil_scoped_release release;
-#pragma omp parallel
+#pragma omp parallel num_threads(threads < 1 ? 1 : threads)
         {
             std::vector<T> scratch(row_scratch);
 #pragma omp for schedule(static)
@@ -221,7 +221,7 @@ template <typename T> double photometric(Input<T> x, Input<T> y, Output<T> gradi
 void bind_image_loss(nb::module_ &m) {
     const char *doc = "(1 - w) L1 + w (1 - SSIM) of two [H W C] images; writes the gradient by the first one.";
     m.def("photometric", &photometric<float>, nb::arg("colors").noconvert(), nb::arg("target").noconvert(),
-          nb::arg("gradient").noconvert(), nb::arg("ssim_weight"), doc);
+          nb::arg("gradient").noconvert(), nb::arg("ssim_weight"), nb::arg("threads"), doc);
     m.def("photometric", &photometric<double>, nb::arg("colors").noconvert(), nb::arg("target").noconvert(),
-          nb::arg("gradient").noconvert(), nb::arg("ssim_weight"), doc);
+          nb::arg("gradient").noconvert(), nb::arg("ssim_weight"), nb::arg("threads"), doc);
 }

@@ -40,7 +40,7 @@ using Rows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Gradient = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 void adam(Rows value, Gradient gradient, Rows mean, Rows square, int64_t step, double rate, double head_rate,
-          int64_t head, double beta1, double beta2, double epsilon) {
+          int64_t head, double beta1, double beta2, double epsilon, int threads) {
     const int64_t rows = value.shape(0), width = value.shape(1);
     for (int axis = 0; axis < 2; axis++)
         if (gradient.shape(axis) != value.shape(axis) || mean.shape(axis) != value.shape(axis) ||
@@ -56,7 +56,7 @@ void adam(Rows value, Gradient gradient, Rows mean, Rows square, int64_t step, d
     float *v = value.data(), *m = mean.data(), *s = square.data();
     const float *g = gradient.data();
     nb::gil_scoped_release release;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(threads < 1 ? 1 : threads)
     for (int64_t row = 0; row < rows; row += BLOCK) {
         const int64_t count = std::min(BLOCK, rows - row) * width, at = row * width;
         update(v + at, g + at, m + at, s + at, rates.data(), count, decay);
@@ -69,5 +69,6 @@ void bind_optimizer(nb::module_ &m) {
     m.def("adam", &adam, nb::arg("value").noconvert(), nb::arg("gradient").noconvert(), nb::arg("mean").noconvert(),
           nb::arg("square").noconvert(), nb::arg("step"), nb::arg("rate"), nb::arg("head_rate"), nb::arg("head"),
           nb::arg("beta1"), nb::arg("beta2"), nb::arg("epsilon"),
+          nb::arg("threads"),
           "One Adam step in place on [N W] rows; the first `head` values of a row have a rate of their own.");
 }
