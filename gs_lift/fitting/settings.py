@@ -24,8 +24,8 @@ class FitConfig:
 
     initial_opacity: float = 0.1
     """Opacity of the Gaussians at the starting points."""
-    means_lr: float = 1.6e-4
-    """Learning rate of the centres, times the scene's extent."""
+    means_lr: float = 3.2e-4
+    """Learning rate of the centres, times the scene's extent; twice that of 3DGS, for a tenth of its steps."""
     means_lr_end: float = 0.01
     """Share of means_lr that is left at the last step; it falls exponentially."""
     sh0_lr: float = 2.5e-3
