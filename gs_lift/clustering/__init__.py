@@ -80,8 +80,7 @@ class ClusterConfig:
     noise_agreement: float = 0.2
     """Share of the weight around it in space that must belong to the instance that noise joins."""
 
-    def check(self) -> "ClusterConfig":
-        """This config, or a ConfigError for the first value out of range."""
+    def __post_init__(self) -> None:
         pick(CLUSTERERS, self.method, "cluster.method")
         pick(SELECTIONS, self.selection, "cluster.selection")
         for name in ("min_thing", "min_share", "min_coherence", "noise_agreement"):
@@ -99,7 +98,6 @@ class ClusterConfig:
         for name, low in floors.items():
             if not getattr(self, name) >= low:
                 raise ConfigError(f"cluster.{name}: wanted {low} or more, got {getattr(self, name)}")
-        return self
 
     def least_weight(self, things: int) -> float:
         """Least weight of an instance among so many Gaussians of things."""
@@ -122,7 +120,7 @@ def cluster(
 
     Raises ConfigError for a value out of range, BackendError where FAISS is missing.
     """
-    config = (config or ClusterConfig()).check()
+    config = config or ClusterConfig()
     things = things_of(
         embeddings, gaussians, classes, config.min_thing, config.min_visibility, config.max_weight
     )
