@@ -1,7 +1,8 @@
 """gs_lift: from posed images and noisy 2D segments to 3D objects.
 
     scene = gs_lift.load_scene("room/")
-    gaussians = gs_lift.fit(scene)
+    points, colors = gs_lift.points.initial_points(scene)
+    gaussians = gs_lift.fit(dataclasses.replace(scene, points=points, colors=colors))
     embeddings = gs_lift.lift(scene, gaussians)
     instances = gs_lift.cluster(embeddings, gaussians, scene.classes)
 

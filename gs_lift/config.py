@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gs_lift.clustering import CLUSTERERS, ClusterConfig
+from gs_lift.clustering import ClusterConfig
 from gs_lift.datasets import DataConfig
 from gs_lift.errors import BackendError, ConfigError, pick, suggestion
 from gs_lift.fitting import STRATEGIES, FitConfig
@@ -58,7 +58,6 @@ class Config:
             pick(BACKENDS, self.backend, "backend")
         pick(INITS, self.data.init, "data.init")
         pick(STRATEGIES, self.fit.strategy, "fit.strategy")
-        pick(CLUSTERERS, self.cluster.method, "cluster.method")
         if self.checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every: wanted 1 or more, got {self.checkpoint_every}")
         return self

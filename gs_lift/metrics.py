@@ -6,6 +6,7 @@ if it keeps one id in every image (Panoptic Lifting, section 4; the figures agre
 Counts are integers and shares float64; nan stands where there is nothing to judge.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -154,41 +155,58 @@ def pq_scene(
 
 @dataclass(frozen=True)
 class FrameQuality:
-    """2D segments against the truth of their images, as means over the images; class-free."""
+    """2D segments against the truth of their images, as means over the images that have the figure; class-free."""
 
     pq: float
     sq: float
     recall: float
     precision: float
+    small_recall: float
+    """Of the objects of fewer than SMALL_PX pixels."""
+    spurious: float
+    """Segments per image of which less than half lies on any one object."""
+    segments: float
+    """Segments per image."""
     images: int
 
 
+_FRAME_FIGURES = ("pq", "sq", "recall", "precision", "small_recall", "spurious", "segments")
+
+MINIMUM_PX = 15
+"""Objects of fewer pixels in an image of 256 x 256 are not asked for."""
+
+SMALL_PX = 100
+"""Objects of fewer pixels in an image of 256 x 256 count as small (400 of 512 x 512)."""
+
+
 def frame_quality(
-    pairs: Iterable[tuple[Segments, Segments]], *, things: Iterable[int], minimum_area_px: int = 15
+    pairs: Iterable[tuple[Segments, Segments]], *, things: Iterable[int], minimum_area_px: float | None = None
 ) -> FrameQuality:
     """Quality of 2D segments, image by image, from pairs (segments, truth): what went into a lifting.
 
-    A segment matches a true object of at least `minimum_area_px` where their IoU is over 1/2. Segments that lie for
-    more than half on smaller objects are left out. Images without an object to find are left out.
+    A segment matches a true object of at least `minimum_area_px` (MINIMUM_PX, scaled with the image, if None) where
+    their IoU is over 1/2. Segments that lie for more than half on smaller objects are left out. Images without an
+    object to find are left out.
     """
     rows = [row for found, truth in pairs if (row := _frame_row(found, truth, set(things), minimum_area_px))]
-    columns = zip(*rows, strict=True) if rows else [()] * 4
-    pq, sq, recall, precision = (_mean(column) for column in columns)
-    return FrameQuality(pq, sq, recall, precision, len(rows))
+    columns = zip(*rows, strict=True) if rows else [()] * len(_FRAME_FIGURES)
+    figures = dict(zip(_FRAME_FIGURES, map(_mean, columns), strict=True))
+    return FrameQuality(**figures, images=len(rows))
 
 
 def _frame_row(
-    found: Segments, truth: Segments, things: set[int], minimum_area: int
-) -> tuple[float, float, float, float] | None:
-    """(pq, sq, recall, precision) of one image; sq and precision are nan where there is no match and no segment."""
+    found: Segments, truth: Segments, things: set[int], minimum_area: float | None
+) -> tuple[float, ...] | None:
+    """_FRAME_FIGURES of one image, nan where there is nothing to count; None without an object to find."""
     segment, semantic = _numpy(found.instance).ravel(), _numpy(truth.semantic).ravel()
     instance = _numpy(truth.instance).ravel()
+    scale = len(instance) / 256**2
     truth_ids, truth_codes = np.unique(
         np.where((instance >= 0) & np.isin(semantic, list(things)), instance, -1), return_inverse=True
     )
     pred_ids, pred_codes = np.unique(np.where(segment >= 0, segment, -1), return_inverse=True)
     areas = np.bincount(truth_codes)
-    objects = (truth_ids >= 0) & (areas >= minimum_area)
+    objects = (truth_ids >= 0) & (areas >= (MINIMUM_PX * scale if minimum_area is None else minimum_area))
     if not objects.any():
         return None
     overlap = np.bincount(pred_codes * len(truth_ids) + truth_codes, minlength=len(pred_ids) * len(truth_ids))
@@ -197,10 +215,18 @@ def _frame_row(
     on_small = overlap[:, (truth_ids >= 0) & ~objects].sum(axis=1)
     segments = (pred_ids >= 0) & (on_small <= 0.5 * sizes)
     iou = (overlap / (sizes[:, None] + areas[None] - overlap))[segments][:, objects]
-    hits = iou[iou > 0.5]
-    pq = hits.sum() / (0.5 * (segments.sum() + objects.sum()))
-    precision = len(hits) / segments.sum() if segments.any() else np.nan
-    return float(pq), _mean(hits), len(hits) / float(objects.sum()), float(precision)
+    matched = iou > 0.5
+    hits, small = iou[matched], areas[objects] < SMALL_PX * scale
+    largest_share = overlap[segments][:, objects].max(axis=1, initial=0)
+    return (
+        float(hits.sum() / (0.5 * (segments.sum() + objects.sum()))),
+        _mean(hits),
+        len(hits) / float(objects.sum()),
+        len(hits) / float(segments.sum()) if segments.any() else math.nan,
+        _mean(matched.any(axis=0)[small].astype(float)),
+        float((largest_share < 0.5 * sizes[segments]).sum()),
+        float(segments.sum()),
+    )
 
 
 @dataclass(frozen=True)

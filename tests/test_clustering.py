@@ -85,6 +85,13 @@ def test_what_is_not_finite_belongs_to_nobody() -> None:
     assert len(instances) == 3
 
 
+def test_a_few_large_gaussians_do_not_decide_alone() -> None:
+    gaussians, embeddings, _ = scene(THREE)
+    embeddings.visibility[130:320:30] = 3000.0  # in the book, and a little off the book's embedding
+    embeddings.fast[130:320:30] += 0.3 * torch.randn(7, 8, generator=torch.Generator().manual_seed(2))
+    assert len(cluster(embeddings, gaussians, ROOM, ClusterConfig(noise_spread=0))) == 3
+
+
 def test_one_class_cannot_split_an_object() -> None:
     gaussians, embeddings, _ = scene(THREE)
     embeddings.semantic[0:120:4] = 6.0 * torch.eye(3)[BOOK]  # a quarter of the first mug looks like a book

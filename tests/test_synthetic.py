@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from segment_quality import segment_quality
 
 from gs_lift.errors import ConfigError
-from gs_lift.synthetic import SynthConfig, segment_quality, synthesize
+from gs_lift.synthetic import SynthConfig, synthesize
 from gs_lift.synthetic.options import train_views
 
 TINY = SynthConfig(objects=5, views=5, size=48, seed=3, noise="hard")
@@ -165,7 +166,8 @@ def test_noise_changes_segments_and_nothing_else(room: Path, tmp_path: Path) -> 
     assert changed == {"detic_instance", "detic_semantic", "detic_probabilities", "synth.json"}
     for view in range(4):
         truth = np.load(tmp_path / f"clean/instance/{view:05d}.npy")
-        assert segment_quality(np.load(tmp_path / f"clean/detic_instance/{view:05d}.npy"), truth).pq == 1
+        segments = np.load(tmp_path / f"clean/detic_instance/{view:05d}.npy")
+        assert segment_quality((segments, truth)).pq == 1
 
 
 def test_an_interrupted_room_is_finished_with_the_same_bytes(room: Path, tmp_path: Path) -> None:

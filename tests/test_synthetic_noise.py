@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from segment_quality import segment_quality
 
 from gs_lift.synthetic.noise import (
     LEVELS,
@@ -12,7 +13,6 @@ from gs_lift.synthetic.noise import (
     scene_errors,
     touching,
 )
-from gs_lift.synthetic.quality import mean_quality, segment_quality
 
 NO_ERRORS = SceneErrors()
 
@@ -50,7 +50,7 @@ def noisy(truth: np.ndarray, level: NoiseLevel, errors: SceneErrors = NO_ERRORS,
 
 def test_truth_itself_scores_one_whatever_its_ids() -> None:
     truth = discs(0)
-    quality = segment_quality((truth > 0) * (100 - truth), truth)
+    quality = segment_quality(((truth > 0) * (100 - truth), truth))
     assert (quality.recall, quality.precision, quality.sq, quality.pq, quality.spurious) == (1, 1, 1, 1, 0)
 
 
@@ -60,7 +60,7 @@ def test_figures_of_a_known_case() -> None:
     segments[50:90, 50:80] = 1  # 30 of the 40 columns of object 1: IoU 3/4
     segments[50:90, 90:105] = 2  # 15 of 40 of object 2: no match, but a part of it
     segments[200:220, 20:40] = 3  # on nothing
-    quality = segment_quality(segments, truth)
+    quality = segment_quality((segments, truth))
     assert quality.recall == pytest.approx(1 / 3)
     assert quality.precision == pytest.approx(1 / 3)
     assert quality.sq == pytest.approx(3 / 4)
@@ -72,32 +72,15 @@ def test_figures_of_a_known_case() -> None:
 def test_objects_too_small_to_be_asked_for_cost_nothing() -> None:
     truth = np.zeros((256, 256), dtype=np.int64)
     truth[:20, :20], truth[100:103, 100:104] = 1, 2  # 12 pixels
-    assert segment_quality(np.where(truth == 1, 1, 0), truth).recall == 1
-    assert segment_quality(truth, truth).precision == 1
-    assert segment_quality(np.where(truth == 1, 1, 0), truth, min_px=10).recall == 0.5
+    assert segment_quality((np.where(truth == 1, 1, 0), truth)).recall == 1
+    assert segment_quality((truth, truth)).precision == 1
+    assert segment_quality((np.where(truth == 1, 1, 0), truth), minimum_area_px=10).recall == 0.5
 
 
 def test_the_mean_passes_over_frames_without_a_figure() -> None:
     truth, nothing = two_boxes(), np.zeros((256, 256), dtype=np.int64)
-    assert mean_quality([segment_quality(truth, truth), segment_quality(nothing, nothing)]).recall == 1
-    assert np.isnan(mean_quality([segment_quality(nothing, nothing)]).recall)
-
-
-def test_figures_of_a_real_segmenter(shared) -> None:  # type: ignore[no-untyped-def]
-    folder = shared / "data/messy_sam_50"
-    frames = []
-    for view in range(48):
-        segments, truth = (
-            np.load(folder / kind / f"{view:05d}.npy").astype(np.int64)
-            for kind in ("detic_instance", "instance")
-        )
-        frames.append(segment_quality(segments, truth))
-    quality = mean_quality(frames)
-    # As in the README beside the scene, computed by other code.
-    assert quality.recall == pytest.approx(0.631, abs=0.0005)
-    assert quality.precision == pytest.approx(0.572, abs=0.0005)
-    assert quality.sq == pytest.approx(0.824, abs=0.0005)
-    assert quality.pq == pytest.approx(0.493, abs=0.0005)
+    assert segment_quality((truth, truth), (nothing, nothing)).recall == 1
+    assert np.isnan(segment_quality((nothing, nothing)).recall)
 
 
 # -- errors of a frame ---------------------------------------------------------------------------------------------
@@ -116,10 +99,8 @@ def test_without_noise_only_the_ids_are_permuted() -> None:
 def test_levels_get_worse_in_their_order() -> None:
     figures = []
     for name in ("none", "easy", "moderate", "hard"):
-        frames = [
-            segment_quality(noisy(discs(seed), LEVELS[name], seed=seed), discs(seed)) for seed in range(5)
-        ]
-        figures.append(mean_quality(frames))
+        frames = [(noisy(discs(seed), LEVELS[name], seed=seed), discs(seed)) for seed in range(5)]
+        figures.append(segment_quality(*frames))
     for kind in ("recall", "precision", "sq", "pq", "small_recall"):
         values = [getattr(quality, kind) for quality in figures]
         assert values == sorted(values, reverse=True), kind
@@ -135,17 +116,12 @@ def test_the_same_generator_makes_the_same_errors() -> None:
 
 
 def test_areas_scale_with_the_frame() -> None:
-    figures = [
-        mean_quality(
-            [
-                segment_quality(
-                    noisy(discs(seed, size=size), LEVELS["hard"], seed=seed), discs(seed, size=size)
-                )
-                for seed in range(6)
-            ]
+    figures = []
+    for size in (128, 256):
+        rooms = [discs(seed, size=size) for seed in range(6)]
+        figures.append(
+            segment_quality(*((noisy(room, LEVELS["hard"], seed=i), room) for i, room in enumerate(rooms)))
         )
-        for size in (128, 256)
-    ]
     assert np.ptp([quality.pq for quality in figures]) < 0.1
 
 
@@ -181,8 +157,8 @@ def test_a_cut_makes_two_of_one() -> None:
 def test_spurious_segments_lie_on_no_object() -> None:
     truth = two_boxes()
     segments = noisy(truth, NoiseLevel(spurious=30.0))
-    assert segment_quality(segments, truth).recall == 1
-    assert segment_quality(segments, truth).spurious > 10
+    assert segment_quality((segments, truth)).recall == 1
+    assert segment_quality((segments, truth)).spurious > 10
 
 
 def test_jitter_moves_borders_and_leaves_the_inside() -> None:

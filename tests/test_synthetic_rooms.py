@@ -8,8 +8,9 @@ from scipy.spatial import cKDTree
 
 from gs_lift.synthetic.cameras import Pinhole, looking, orbit
 from gs_lift.synthetic.dropping import CONTACT_M, HeightField, balances, prepare, resting_rotations, rotate
-from gs_lift.synthetic.meshes import SHAPES, Mesh, cuboid, face_vectors, make_shape, signed_volume
+from gs_lift.synthetic.meshes import Mesh, cuboid, face_vectors, signed_volume
 from gs_lift.synthetic.room import Room, extents, furnish, posed
+from gs_lift.synthetic.shapes import SHAPES, make_shape
 from gs_lift.synthetic.textures import PATTERNS, object_textures
 
 

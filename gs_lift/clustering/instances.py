@@ -32,8 +32,8 @@ NEAREST_IN_SPACE = 16
 class Things:
     """The Gaussians that can belong to an instance.
 
-    rows: [T] which of the scene's `count`. fast: [T D]. means: [T 3] in world units. weights: [T] visibility
-    relative to its mean, so that they sum to T. semantic: [T C] probability of each thing class.
+    rows: [T] which of the scene's `count`. fast: [T D]. means: [T 3] in world units. weights: [T] visibility,
+    limited, relative to its mean, so that they sum to T. semantic: [T C] probability of each thing class.
     """
 
     count: int
@@ -54,9 +54,14 @@ class Things:
 
 
 def things_of(
-    embeddings: Embeddings, gaussians: Gaussians, classes: Classes, min_thing: float, min_visibility: float
+    embeddings: Embeddings,
+    gaussians: Gaussians,
+    classes: Classes,
+    min_thing: float,
+    min_visibility: float,
+    max_weight: float,
 ) -> Things:
-    """Those that are things by their semantics, were seen, and are finite."""
+    """Those that are things by their semantics, were seen, and are finite; heavy ones weigh max_weight means."""
     semantic = embeddings.semantic.detach().double().cpu().softmax(dim=1).numpy()[:, list(classes.things)]
     fast = embeddings.fast.detach().double().cpu().numpy()
     means = gaussians.means.detach().double().cpu().numpy()
@@ -66,7 +71,8 @@ def things_of(
     rows = np.flatnonzero(thing & finite & (visibility > min_visibility))
     weights = visibility[rows]
     if len(rows):
-        weights = weights / weights.mean()
+        weights = np.minimum(weights / weights.mean(), max_weight)
+        weights /= weights.mean()
     return Things(len(fast), rows, fast[rows], means[rows], weights, semantic[rows])
 
 

@@ -13,16 +13,17 @@ it.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from scipy import ndimage
-
-from gs_lift.synthetic.quality import MIN_PX, overlaps
 
 LEAST_SEGMENT_PX = 16
 """Smaller segments are dropped, as MobileSAM's masks were."""
 
 TOUCH_PX = 4
 """Pixels of common border from which two objects count as touching."""
+
+VISIBLE_PX = 30
+"""Objects of fewer pixels do not count as seen in a frame."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def scene_errors(
     together: dict[tuple[int, int], int] = {}
     for truth in truths:
         areas = np.bincount(truth.ravel(), minlength=2)
-        visible = [int(index) for index in np.flatnonzero(areas[1:] >= 2 * MIN_PX * scale) + 1]
+        visible = [int(index) for index in np.flatnonzero(areas[1:] >= VISIBLE_PX * scale) + 1]
         for index in visible:
             seen[index] = seen.get(index, 0) + 1
         for pair, border in touching(truth).items():
@@ -328,7 +329,7 @@ def _numbered(
     segments: np.ndarray, truth: np.ndarray, level: NoiseLevel, rng: np.random.Generator, scale: float
 ) -> NoisySegments:
     """Ids permuted, small segments dropped, scores drawn: 0.5 + 0.45 IoU with the best object, plus noise."""
-    overlap = overlaps(segments, truth)
+    overlap = _overlaps(segments, truth)
     px = overlap.sum(axis=1)
     iou = (overlap / np.maximum(px[:, None] + overlap.sum(axis=0) - overlap, 1))[:, 1:].max(axis=1, initial=0)
     least = LEAST_SEGMENT_PX * scale if level != LEVELS["none"] else 1
@@ -339,3 +340,13 @@ def _numbered(
     score = np.ones(len(px))
     score[kept] = (0.5 + 0.45 * iou[kept] + spread * rng.standard_normal(len(kept))).clip(0.05, 1.0)
     return NoisySegments(number[segments], score[segments])
+
+
+def _overlaps(
+    segments: Integer[np.ndarray, "H W"], truth: Integer[np.ndarray, "H W"]
+) -> Int[np.ndarray, "S O"]:
+    """Pixels that each segment id (rows) shares with each object id (columns), ids from 0."""
+    columns = int(truth.max()) + 1
+    rows = int(segments.max()) + 1
+    joint = segments.astype(np.int64).ravel() * columns + truth.ravel()
+    return np.bincount(joint, minlength=rows * columns).reshape(rows, columns)

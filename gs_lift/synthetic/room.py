@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Int
 
 from gs_lift.synthetic.dropping import HeightField, Pose, Shape, drop, drop_beside, prepare, rotate
-from gs_lift.synthetic.meshes import SHAPES, Mesh, grid, join, make_shape
+from gs_lift.synthetic.meshes import Mesh, grid, join
+from gs_lift.synthetic.shapes import SHAPES, make_shape
 from gs_lift.synthetic.textures import object_textures, room_textures
 
 TWIN_SHARE = 0.16
