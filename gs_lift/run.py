@@ -86,6 +86,7 @@ class Run:
         for later in STAGES[STAGES.index(stage) :]:
             self.result(later).unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints(later), ignore_errors=True)
+        (self.folder / "scores.json").unlink(missing_ok=True)
         seconds = {name: s for name, s in self.seconds.items() if name in STAGES[: STAGES.index(stage)]}
         self.write_record(seconds=seconds)
 
@@ -95,8 +96,10 @@ class Run:
         return dict(self.record.get("seconds", {}))
 
     def add_seconds(self, stage: str, seconds: float) -> None:
+        """Count them to a stage that is done once; scoring can be done again, and its last time counts."""
         total = self.seconds
-        total[stage] = round(total.get(stage, 0.0) + seconds, 2)
+        before = total.get(stage, 0.0) if stage in STAGES else 0.0
+        total[stage] = round(before + seconds, 2)
         self.write_record(seconds=total)
 
     def log(self, stage: str, step: int, figures: dict[str, float]) -> None:
@@ -140,8 +143,8 @@ def start_run(
     elif folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder}: not empty and not a run; name another folder with --run")
     folder.mkdir(parents=True, exist_ok=True)
+    run.write_record(name=name, **identity)  # first: a folder that holds anything else is refused
     write_text_atomic(folder / "config.yaml", dump_config(config))
-    run.write_record(name=name, **identity)
     return run
 
 
@@ -156,7 +159,9 @@ def _reconcile(run: Run, identity: dict[str, str | None], config: Config, overwr
         ):
             changes.append(f"{key} ({record.get(key)} -> {value})")
             stages.append("points" if key == "scene" else "fit")
-    for name, (old, new) in differences(run.config, config).items():
+    # A kill right after run.json leaves no config, and no result that it could have made.
+    made_with = run.config if (run.folder / "config.yaml").exists() else config
+    for name, (old, new) in differences(made_with, config).items():
         changes.append(f"{name} ({old} -> {new})")
         stages.append(stage_of_field(name))
     if not changes:

@@ -85,3 +85,23 @@ def test_a_missing_or_broken_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(RunError, match=r"no readable run\.json"):
         _ = open_run(tmp_path).scene
+
+
+def test_a_kill_between_the_first_two_files_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:
+    start(tmp_path / "run")
+    (tmp_path / "run/config.yaml").unlink()
+    assert start(tmp_path / "run").config == CONFIG
+
+
+def test_scores_of_an_earlier_result_do_not_outlive_it(tmp_path: Path) -> None:
+    run = start(tmp_path / "run")
+    (run.folder / "scores.json").write_text("{}")
+    run.forget("segment")
+    assert not (run.folder / "scores.json").exists()
+
+
+def test_scoring_again_does_not_add_up(tmp_path: Path) -> None:
+    run = start(tmp_path / "run")
+    run.add_seconds("eval", 2.0)
+    run.add_seconds("eval", 1.0)
+    assert run.seconds == {"eval": 1.0}
