@@ -26,6 +26,9 @@ using Array2 = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 constexpr int LANES = 16;
 
+// Waking threads for less arithmetic than this costs more than it saves, and far more on a busy machine.
+constexpr int64_t WORTH_THREADS = 1 << 23;
+
 INLINE double exponential(double x) { return std::exp(x); }
 
 // exp for |x| < 80 to 1e-7, written so that it vectorises: 2^n by the exponent's bits, the rest by a polynomial.
@@ -133,7 +136,7 @@ double contrastive(Array2<const T> fast, Array2<const T> slow, Array1<const int3
         for (int64_t c = 0; c < channels; ++c) transposed[c * padded + v] = slow.data()[v * channels + c];
     }
     const Others<T> all{transposed.data(), segments.data(), live.data(), padded, channels};
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (rows * padded * channels > WORTH_THREADS)
     {
         std::vector<T> e(padded), same(padded), slope(padded);
 #pragma omp for schedule(static)
@@ -212,7 +215,7 @@ void adam_rows(Array2<float> parameter, Array2<float> first, Array2<float> secon
     const int64_t channels = parameter.shape(1), count = rows.shape(0);
     const float corrected = static_cast<float>(rate / (1 - std::pow(beta1, double(step))));
     const float correction2 = static_cast<float>(1 / (1 - std::pow(beta2, double(step))));
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads) if (count * channels > WORTH_THREADS)
     for (int64_t i = 0; i < count; ++i) {
         const int64_t at = rows.data()[i] * channels;
         adam_row(parameter.data() + at, first.data() + at, second.data() + at, gradient.data() + i * channels,
@@ -221,13 +224,23 @@ void adam_rows(Array2<float> parameter, Array2<float> first, Array2<float> secon
     }
 }
 
+// average = keep * average + (1 - keep) * features, in place.
+void follow(Array2<float> average, Array2<const float> features, float keep, int threads) {
+    nb::gil_scoped_release release;
+    const int64_t count = average.shape(0) * average.shape(1);
+    float *out = average.data();
+    const float *in = features.data();
+#pragma omp parallel for schedule(static) num_threads(threads) if (count > WORTH_THREADS)
+    for (int64_t i = 0; i < count; ++i) out[i] = keep * out[i] + (1 - keep) * in[i];
+}
+
 // out = (1 - pull) features + pull * mean of the features of the row's neighbours. WIDTH 0: any number of channels.
 template <int WIDTH>
 void smooth(const float *features, const int32_t *neighbours, int64_t count, int64_t around, int64_t channels,
             float pull, float *out, int threads) {
     const int64_t width = WIDTH ? WIDTH : channels;
     const float share = pull / static_cast<float>(around);
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(static) num_threads(threads) if (count * around * width > WORTH_THREADS)
     for (int64_t i = 0; i < count; ++i) {
         float local[WIDTH ? WIDTH : 1];  // in registers where the width is known, else in place
         float *sum = WIDTH ? local : out + i * width;
@@ -258,5 +271,6 @@ void bind_lifting(nb::module_ &m) {
     m.def("lifting_class_loss", &class_loss<float>);
     m.def("lifting_class_loss", &class_loss<double>);
     m.def("lifting_adam_rows", &adam_rows);
+    m.def("lifting_follow", &follow);
     m.def("lifting_smooth", &smooth_over_neighbours);
 }

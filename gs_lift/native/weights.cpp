@@ -41,13 +41,22 @@ int64_t compact_columns(Array1<const int32_t> indices, int64_t columns, Array1<i
     return next;
 }
 
-// out[i] = sum over entries e of list of[i] (i itself without `of`) of weight[e] * source[id[e]]. WIDTH 0: any number
-// of channels.
+// out[c] += the values of column c, in entry order.
+void add_totals(Array1<const int32_t> indices, Array1<const float> values, Array1<double> out) {
+    nb::gil_scoped_release release;
+    const int64_t count = indices.shape(0);
+    for (int64_t e = 0; e < count; ++e) out.data()[indices.data()[e]] += values.data()[e];
+}
+
+// out[i] = sum over entries e of list of[i] (i itself without `of`) of weight[e] * source[id[e]].
+// all_lists: how many `start` tells of. WIDTH 0: any number of channels.
 template <class T, int WIDTH>
 void sum_lists(const int64_t *start, const int64_t *of, const int32_t *ids, const float *weights, int64_t lists,
-               const T *source, int64_t channels, T *out, int threads) {
+               int64_t all_lists, const T *source, int64_t channels, T *out, int threads) {
     const int64_t width = WIDTH ? WIDTH : channels;
-#pragma omp parallel for schedule(static) num_threads(threads)
+    // Waking threads costs more than the sums of one step of lifting, and far more on a busy machine.
+    const bool worth_it = (start[all_lists] - start[0]) * width > (1 << 22);
+#pragma omp parallel for schedule(static) num_threads(threads) if (worth_it)
     for (int64_t i = 0; i < lists; ++i) {
         T local[WIDTH ? WIDTH : 1];  // in registers where the width is known, else in place
         T *sum = WIDTH ? local : out + i * width;
@@ -63,13 +72,13 @@ void sum_lists(const int64_t *start, const int64_t *of, const int32_t *ids, cons
 
 template <class T>
 void weighted_sums(const int64_t *start, const int64_t *of, const int32_t *ids, const float *weights, int64_t lists,
-                   const T *source, int64_t channels, T *out, int threads) {
+                   int64_t all_lists, const T *source, int64_t channels, T *out, int threads) {
     auto *run = channels == 2    ? sum_lists<T, 2>
                 : channels == 4  ? sum_lists<T, 4>
                 : channels == 8  ? sum_lists<T, 8>
                 : channels == 16 ? sum_lists<T, 16>
                                  : sum_lists<T, 0>;
-    run(start, of, ids, weights, lists, source, channels, out, threads);
+    run(start, of, ids, weights, lists, all_lists, source, channels, out, threads);
 }
 
 // out [P D] = W @ features [N D].
@@ -77,8 +86,8 @@ template <class T>
 void blend(Array1<const int64_t> indptr, Array1<const int32_t> indices, Array1<const float> values,
            Array2<const T> features, Array2<T> out, int threads) {
     nb::gil_scoped_release release;
-    weighted_sums<T>(indptr.data(), nullptr, indices.data(), values.data(), out.shape(0), features.data(),
-                     features.shape(1), out.data(), threads);
+    weighted_sums<T>(indptr.data(), nullptr, indices.data(), values.data(), out.shape(0), out.shape(0),
+                     features.data(), features.shape(1), out.data(), threads);
 }
 
 // W with its entries in column order; stable, so the rows of a column ascend.
@@ -110,7 +119,7 @@ void blend_transposed(Array1<const int64_t> indptr, Array1<const int32_t> indice
     nb::gil_scoped_release release;
     const Columns columns(indptr.data(), pixels.shape(0), indices.data(), values.data(), out.shape(0));
     weighted_sums<T>(columns.start.data(), nullptr, columns.rows.data(), columns.weights.data(), out.shape(0),
-                     pixels.data(), pixels.shape(1), out.data(), threads);
+                     out.shape(0), pixels.data(), pixels.shape(1), out.data(), threads);
 }
 
 // The same for the columns that have entries only, ascending. Returns how many; their ids go to `seen`, and their
@@ -125,7 +134,7 @@ int64_t blend_transposed_seen(Array1<const int64_t> indptr, Array1<const int32_t
     for (int64_t c = 0; c < column_count; ++c)
         if (columns.start[c + 1] > columns.start[c]) seen.data()[count++] = c;
     weighted_sums<T>(columns.start.data(), seen.data(), columns.rows.data(), columns.weights.data(), count,
-                     pixels.data(), pixels.shape(1), out.data(), threads);
+                     column_count, pixels.data(), pixels.shape(1), out.data(), threads);
     return count;
 }
 
@@ -134,6 +143,7 @@ int64_t blend_transposed_seen(Array1<const int64_t> indptr, Array1<const int32_t
 void bind_weights(nb::module_ &m) {
     m.def("weights_select_rows", &select_rows);
     m.def("weights_compact_columns", &compact_columns);
+    m.def("weights_add_totals", &add_totals);
     m.def("weights_blend", &blend<float>);
     m.def("weights_blend", &blend<double>);
     m.def("weights_blend_transposed", &blend_transposed<float>);

@@ -70,8 +70,9 @@ class Weights:
 
     def totals(self) -> Float[Tensor, "N"]:
         """Weight of each Gaussian summed over all rows, float64."""
-        sums = np.bincount(self.indices.numpy(), weights=self.values.numpy(), minlength=self.columns)
-        return torch.from_numpy(sums.astype(np.float64))
+        sums = torch.zeros(self.columns, dtype=torch.float64)
+        _native.weights_add_totals(self.indices.numpy(), self.values.numpy(), sums.numpy())
+        return sums
 
     def blend(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "P D"]:
         """W @ features, differentiable by the features, float32 or float64.
