@@ -120,12 +120,12 @@ def test_the_only_object_of_a_room_is_one_object(count: int) -> None:
 
 def test_a_cluster_strewn_among_the_others_is_no_object() -> None:
     gaussians, embeddings, truth = scene(THREE)
-    borders = np.flatnonzero(truth >= 0)[
-        ::16
-    ]  # 25 Gaussians of all three objects with an embedding of their own
+    # 25 Gaussians of all three objects with an embedding of their own
+    borders = np.flatnonzero(truth >= 0)[::16]
     embeddings.fast[borders] = 3.0 + 0.03 * torch.randn(25, 8, generator=torch.Generator().manual_seed(1))
-    assert len(cluster(embeddings, gaussians, ROOM)) == 3
-    assert len(cluster(embeddings, gaussians, ROOM, ClusterConfig(min_coherence=0))) == 4
+    small = ClusterConfig(min_size=15)
+    assert len(cluster(embeddings, gaussians, ROOM, small)) == 3
+    assert len(cluster(embeddings, gaussians, ROOM, ClusterConfig(min_size=15, min_coherence=0))) == 4
 
 
 def test_an_object_seen_through_bars_is_not_cut() -> None:

@@ -63,7 +63,7 @@ class ClusterConfig:
     """Most that a Gaussian weighs, in means. Without a limit large ones decide alone (messy_sam_50: PQ .76 -> .69)."""
     min_share: float = 0.0005
     """Least weight of an instance as a share of all Gaussians of things."""
-    min_size: float = 15.0
+    min_size: float = 30.0
     """Least weight of an instance where the share comes to less."""
     min_samples: float = 10.0
     """Weight of the neighbours that make a Gaussian dense; more smooths small instances away."""
