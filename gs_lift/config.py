@@ -49,7 +49,9 @@ class Config:
             raise ConfigError(f"device: no device {self.device!r}; one of: auto, cpu, cuda")
         if device.startswith("cuda") and not has_cuda:
             raise BackendError(f"device {self.device!r}: this machine has no usable CUDA; use device=cpu")
-        backend = self.backend if self.backend != "auto" else ("gsplat" if device != "cpu" else "cpu")
+        backend = (
+            self.backend if self.backend != "auto" else ("gsplat" if device.startswith("cuda") else "cpu")
+        )
         return replace(self, device=device, backend=backend)
 
     def check(self) -> "Config":
@@ -58,6 +60,8 @@ class Config:
             pick(BACKENDS, self.backend, "backend")
         pick(INITS, self.data.init, "data.init")
         pick(STRATEGIES, self.fit.strategy, "fit.strategy")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed: wanted 0 to 2^63 - 1, got {self.seed}")
         if self.checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every: wanted 1 or more, got {self.checkpoint_every}")
         return self
@@ -78,10 +82,19 @@ def load_config(file: Path | None = None, overrides: list[str] | None = None) ->
         name, separator, _ = override.partition("=")
         if not separator or not name.strip():
             raise ConfigError(f"--set {override}: wanted section.field=value")
-        node = _merged(node, OmegaConf.to_container(OmegaConf.from_dotlist([override])), f"--set {override}")
+        node = _merged(node, _parsed(override), f"--set {override}")
     config = OmegaConf.to_object(node)
     assert isinstance(config, Config)
     return config.check()
+
+
+def _parsed(override: str) -> Any:
+    from omegaconf import OmegaConf
+
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+    except Exception as error:  # the YAML parser's own tree of errors
+        raise ConfigError(f"--set {override}: not valid YAML ({' '.join(str(error).split())})") from None
 
 
 def _unlock(node: Any) -> None:

@@ -26,7 +26,7 @@ from gs_lift.lifting import lift
 from gs_lift.points import initial_points
 from gs_lift.rendering import render
 from gs_lift.report import Strip, contact_sheet, depth_picture, label_picture, write_picture
-from gs_lift.run import Run, open_run, sha256, start_run
+from gs_lift.run import STAGES, Run, open_run, sha256, start_run
 from gs_lift.scene import Scene
 from gs_lift.segmentation import Embeddings, Instances
 
@@ -173,9 +173,9 @@ def _lift_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> N
 
 
 def read_gaussians(run: Run) -> Gaussians:
-    """The Gaussians of a run. Raises RunError if they are not fitted yet."""
+    """The Gaussians of a run, on its device. Raises RunError if they are not fitted yet."""
     _require(run, "fit")
-    return ply.read_splat(run.result("fit"))
+    return ply.read_splat(run.result("fit")).to(run.config.device)
 
 
 def read_embeddings(run: Run) -> Embeddings:
@@ -217,11 +217,20 @@ def segment_run(run: Run, *, reporter: Reporter | None = None) -> Instances:
 
 
 def write_outputs(run: Run, out: Path) -> list[Path]:
-    """labels.ply at `out` with labels.json and instances.ply beside it; the paths that were written."""
+    """labels.ply at `out` with labels.json and instances.ply beside it; the paths that were written.
+
+    Raises RunError where one of them would replace a file of the run, or the splat that it was given.
+    """
     config, gaussians, instances = run.config, read_gaussians(run), read_instances(run)
     embeddings = read_embeddings(run)
     described = out.with_suffix(".json")
     painted = out.with_name("instances.ply" if out.stem == "labels" else f"{out.stem}_instances.ply")
+    own = {run.result(stage).resolve() for stage in STAGES} | {(run.folder / "run.json").resolve()}
+    for path in (out, described, painted):
+        if path.resolve() in own or str(path.resolve()) == run.record.get("splat"):
+            raise RunError(
+                f"--out {out}: would replace {path}, which this run was made from; choose another name"
+            )
     comments = [
         f"gs_lift {__version__}",
         f"config {config_hash(config)}",
@@ -287,7 +296,7 @@ def render_run(run: Run, out: Path, *, reporter: Reporter | None = None) -> int:
                 view.camera, gaussians, embeddings, instances, scene.classes, backend=config.backend
             )
             assert seen.depths is not None
-            colors = (seen.colors.clamp(0, 1) * 255).round().byte().numpy()
+            colors = (seen.colors.clamp(0, 1) * 255).round().byte().cpu().numpy()
             write_picture(out / f"{view.name}_color.png", colors)
             write_picture(out / f"{view.name}_depth.png", depth_picture(seen.depths, seen.alphas))
             write_picture(

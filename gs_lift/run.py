@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gs_lift.config import Config, differences, dump_config, load_config
-from gs_lift.errors import RunError
+from gs_lift.errors import GsLiftError, RunError
 from gs_lift.files import write_text_atomic
 
 STAGES = ("points", "fit", "lift", "segment")
@@ -81,12 +81,21 @@ class Run:
     def checkpoints(self, stage: str) -> Path:
         return self.folder / stage
 
-    def forget(self, stage: str) -> None:
-        """Remove the results of `stage` and of all that follow from it."""
+    @property
+    def begun(self) -> bool:
+        """Whether any stage has left a result or a checkpoint."""
+        return any(self.done(stage) or any(self.checkpoints(stage).glob("*.pt")) for stage in STAGES)
+
+    def remove_results(self, stage: str) -> None:
+        """Remove what `stage` and all that follow from it have written."""
         for later in STAGES[STAGES.index(stage) :]:
             self.result(later).unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints(later), ignore_errors=True)
         (self.folder / "scores.json").unlink(missing_ok=True)
+
+    def forget(self, stage: str) -> None:
+        """Remove the results of `stage` and of all that follow from it, and their seconds."""
+        self.remove_results(stage)
         seconds = {name: s for name, s in self.seconds.items() if name in STAGES[: STAGES.index(stage)]}
         self.write_record(seconds=seconds)
 
@@ -135,14 +144,19 @@ def start_run(
     run = Run(folder)
     splat_sha256 = sha256(splat) if splat else None
     identity = {"scene": str(scene), "splat": str(splat) if splat else None, "splat_sha256": splat_sha256}
-    if (folder / "run.json").exists():
+    if run.begun and (folder / "run.json").exists():
         _reconcile(run, identity, config, overwrite)
         if not resume:
-            run.forget("points")
+            run.remove_results("points")
+            (folder / "run.json").unlink(missing_ok=True)
             (folder / "metrics.jsonl").unlink(missing_ok=True)
-    elif folder.exists() and any(folder.iterdir()):
+    elif (folder / "run.json").exists():
+        (folder / "run.json").unlink()  # nothing was made with its settings: nothing to protect
+    elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise RunError(f"{folder}: not empty and not a run; name another folder with --run")
     folder.mkdir(parents=True, exist_ok=True)
+    for left_over in folder.rglob(".*.part*"):  # of a process that was killed while it wrote
+        left_over.unlink(missing_ok=True)
     run.write_record(name=name, **identity)  # first: a folder that holds anything else is refused
     write_text_atomic(folder / "config.yaml", dump_config(config))
     return run
@@ -150,7 +164,14 @@ def start_run(
 
 def _reconcile(run: Run, identity: dict[str, str | None], config: Config, overwrite: bool) -> None:
     """Refuse what differs by name, or with `overwrite` forget the stages that it touches."""
-    record = run.record
+    try:
+        record, made_with = run.record, run.config
+    except GsLiftError:  # torn, or written by a version with other fields
+        if not overwrite:
+            raise
+        run.remove_results("points")
+        (run.folder / "run.json").unlink()
+        return
     stages = []
     changes = []
     for key, value in identity.items():
@@ -159,8 +180,6 @@ def _reconcile(run: Run, identity: dict[str, str | None], config: Config, overwr
         ):
             changes.append(f"{key} ({record.get(key)} -> {value})")
             stages.append("points" if key == "scene" else "fit")
-    # A kill right after run.json leaves no config, and no result that it could have made.
-    made_with = run.config if (run.folder / "config.yaml").exists() else config
     for name, (old, new) in differences(made_with, config).items():
         changes.append(f"{name} ({old} -> {new})")
         stages.append(stage_of_field(name))

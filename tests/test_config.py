@@ -58,6 +58,8 @@ def test_every_field_has_a_sentence(section: type) -> None:
         ("fit=3", "fit is a section"),
         ("seed", r"wanted section\.field=value"),
         ("=3", r"wanted section\.field=value"),
+        ("fit.steps=[1", "not valid YAML"),
+        ("seed=-1", "seed: wanted 0"),
         ("backend=cuda", "no backend 'cuda'; one of: cpu, gsplat, reference"),
         ("data.init=magic", r"no data\.init 'magic'; one of: auto"),
         ("fit.strategy=x", r"no fit\.strategy 'x'; one of: default, mcmc"),

@@ -1,14 +1,13 @@
 """The C++ rasterizer against the float64 oracle, at every instruction set that this CPU has, and its ugly inputs."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commands import python
 from torch import Tensor
 
 from gs_lift import _native
@@ -440,15 +439,13 @@ def test_a_tensor_elsewhere_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", LEVELS)
-def test_the_environment_chooses_the_instruction_set(name: str) -> None:
+def test_the_environment_chooses_the_instruction_set(name: str, tmp_path: Path) -> None:
     code = "from gs_lift import _native; print(_native.simd_level())"
-    environment = {**os.environ, "GS_LIFT_SIMD": name}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    result = python(code, tmp_path, GS_LIFT_SIMD=name)
     assert result.stdout.strip() == name
 
 
-def test_an_unknown_instruction_set_is_refused() -> None:
+def test_an_unknown_instruction_set_is_refused(tmp_path: Path) -> None:
     code = "from gs_lift import _native; _native.simd_level()"
-    environment = {**os.environ, "GS_LIFT_SIMD": "mmx"}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    result = python(code, tmp_path, GS_LIFT_SIMD="mmx")
     assert "GS_LIFT_SIMD" in result.stderr

@@ -1,11 +1,10 @@
-"""The layers of docs/architecture.md, held by reading every import."""
+"""The layers of docs/guide.md, held by reading every import."""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import python
 
 PACKAGE = Path(__file__).parent.parent / "gs_lift"
 
@@ -49,7 +48,7 @@ FILES = sorted(
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_part_imports_only_from_lower_layers(path: Path) -> None:
     part = part_of(path)
-    assert part in LAYER_OF, f"{part} has no layer: add it to LAYERS and docs/architecture.md"
+    assert part in LAYER_OF, f"{part} has no layer: add it to LAYERS and docs/guide.md"
     upward = {other for other in imported_parts(path) if other != part and LAYER_OF[other] >= LAYER_OF[part]}
     assert not upward
 
@@ -67,15 +66,14 @@ HEAVY = ["torch", "gsplat", "faiss", "hdbscan", "plyfile", "pycolmap", "scipy", 
 
 
 @pytest.mark.parametrize("statement", ["import gs_lift", "import gs_lift.cli"])
-def test_the_import_is_light(statement: str) -> None:
+def test_the_import_is_light(statement: str, tmp_path: Path) -> None:
     code = f"{statement}; import sys; print([name for name in {HEAVY} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    assert python(code, tmp_path).stdout.strip() == "[]"
 
 
-def test_help_runs_without_torch() -> None:
+def test_help_runs_without_torch(tmp_path: Path) -> None:
     code = "import sys; sys.modules['torch'] = None\nfrom gs_lift.cli import main\nmain(['--help'])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = python(code, tmp_path)
     assert result.returncode == 0, result.stderr
     for command in ["demo", "synth", "fit", "segment", "eval", "render", "config"]:
         assert command in result.stdout

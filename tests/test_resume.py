@@ -1,21 +1,19 @@
 """Killed anywhere, a run goes on and ends with the bytes of one that was never stopped."""
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import python
 from settings import TINY, tiny_config
 
 from gs_lift.pipeline import fit_run, segment_run, write_outputs
 from gs_lift.synthetic import SynthConfig, synthesize
 
 KILLED = """
-import os, signal, sys
+import os, signal
 from contextlib import contextmanager
 from pathlib import Path
-sys.path.insert(0, {tests!r})
 from gs_lift.pipeline import fit_run, segment_run
 from settings import tiny_config
 
@@ -75,8 +73,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     room: Path, tmp_path: Path, uninterrupted: dict[str, bytes], where: tuple[str, int]
 ) -> None:
     folder = tmp_path / "run"
-    code = KILLED.format(tests=str(Path(__file__).parent), where=where, room=str(room), folder=str(folder))
-    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    code = KILLED.format(where=where, room=str(room), folder=str(folder))
+    killed = python(code, tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert finish(room, folder) == uninterrupted
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gs_lift.config import Config
-from gs_lift.errors import RunError
+from gs_lift.errors import GsLiftError, RunError
 from gs_lift.run import STAGES, Run, latest_run, open_run, start_run
 
 CONFIG = replace(Config(), device="cpu", backend="cpu")
@@ -85,6 +85,30 @@ def test_a_missing_or_broken_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(RunError, match=r"no readable run\.json"):
         _ = open_run(tmp_path).scene
+
+
+def test_what_a_kill_left_of_the_first_file_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.run.77.part.json").write_text("{")
+    start(tmp_path / "run")
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_settings_that_made_nothing_yet_may_change(tmp_path: Path) -> None:
+    start(tmp_path / "run")
+    other = replace(CONFIG, data=replace(CONFIG.data, init="random"))
+    assert start(tmp_path / "run", other).config == other
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
+def test_a_torn_record_is_refused_and_overwrite_is_the_way_out(tmp_path: Path, name: str) -> None:
+    finish_all(start(tmp_path / "run"))
+    (tmp_path / "run" / name).write_text("{")
+    with pytest.raises(GsLiftError, match=name.replace(".", r"\.")):
+        start(tmp_path / "run")
+    run = start(tmp_path / "run", overwrite=True)
+    assert run.config == CONFIG
+    assert not run.begun
 
 
 def test_a_kill_between_the_first_two_files_leaves_a_run_that_can_go_on(tmp_path: Path) -> None:

@@ -27,6 +27,15 @@ MEDIAN_DEPTH = 2.0
 """Scene units between a camera and the middle of what it sees; structure from motion leaves the scale open."""
 
 
+def photo_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as photo:
+            photo.load()
+            return photo.size
+    except (OSError, ValueError) as error:
+        raise SceneError(f"{path}: broken photo ({error}); replace or remove it") from None
+
+
 def check_photos(folder: Path) -> list[Path]:
     """The photos of a folder, all of one size."""
     if not folder.is_dir():
@@ -34,7 +43,7 @@ def check_photos(folder: Path) -> list[Path]:
     photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if len(photos) < 5:
         raise SceneError(f"{folder}: {len(photos)} photos; wanted at least 5")
-    sizes = {path: Image.open(path).size for path in photos}
+    sizes = {path: photo_size(path) for path in photos}
     for path, size in sizes.items():
         if size != sizes[photos[0]]:
             raise SceneError(
@@ -104,7 +113,7 @@ def write_segments(mask: Path | None, frame: str, out: Path, size: tuple[int, in
         if ids.ndim != 2:
             raise SceneError(f"{mask}: wanted one channel of ids, got {ids.shape[2]} channels")
     for name, array in {
-        "instance": ids.astype(np.int16),
+        "instance": ids,
         "semantic": (ids > 0).astype(np.uint8),
         "probabilities": np.ones(ids.shape, dtype=np.float16),
     }.items():
@@ -145,7 +154,7 @@ def write_scene(
     names = [name for i, name in enumerate(names) if i % 5 != 2] + names[2::5]
     scale = MEDIAN_DEPTH / median_depth(poses, np.array(model["points"]))
     mask_of = {path.stem: path for path in sorted(masks.glob("*.png"))} if masks else {}
-    (out / "color").mkdir(parents=True)
+    (out / "color").mkdir(parents=True, exist_ok=True)
     camera: dict[str, Any] = {"K": model["K"], "positions": [], "quaternions": []}
     for index, name in enumerate(names):
         frame = f"{index:05d}"

@@ -151,9 +151,10 @@ def render(
     absgrad: bool = False,
     backend: str = "cpu",
 ) -> Rendering:
-    """What one camera sees: the Gaussians' colours (every degree, or up to `sh_degree`), or `features`."""
+    """What one camera sees: the Gaussians' colours (to degree 3, or up to `sh_degree`), or `features`."""
     if features is None:
-        colors, degree = gaussians.sh, gaussians.sh_degree if sh_degree is None else sh_degree
+        # Some splats hold degree 4: it is kept in files, and no backend renders it.
+        colors, degree = gaussians.sh, min(gaussians.sh_degree, 3) if sh_degree is None else sh_degree
     elif sh_degree is None:
         colors, degree = features, None
     else:

@@ -76,7 +76,7 @@ def _finished(folder: Path, config: SynthConfig) -> bool:
     if folder.is_file():
         raise ConfigError(f"{folder}: is a file; give a folder for the room")
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(not other.name.startswith(".") for other in folder.iterdir()):
             raise ConfigError(
                 f"{folder}: holds files that synth did not write; give a new or an empty folder"
             )
@@ -86,6 +86,10 @@ def _finished(folder: Path, config: SynthConfig) -> bool:
         other = json.loads(path.read_text())
     except ValueError as error:
         raise ConfigError(f"{path}: not readable as JSON ({error}); remove the folder") from None
+    if not isinstance(other, dict):
+        raise ConfigError(
+            f"{path}: wanted the settings of a room, got a {type(other).__name__}; remove the folder"
+        )
     names = config.differences(other)
     if names:
         listed = ", ".join(f"{name} ({other.get(name)!r}, now {getattr(config, name)!r})" for name in names)
