@@ -13,7 +13,7 @@ from gs_lift.fitting import STRATEGIES, FitConfig
 from gs_lift.fitting.default import Default, _Capped
 from gs_lift.fitting.mcmc import MCMC, MOST_COPIES, add, relocate, shake, shared
 from gs_lift.fitting.optimizer import RowAdam
-from gs_lift.fitting.strategies import Moment, Optimizers, Parameters, seed_of
+from gs_lift.fitting.strategies import Moment, Optimizers, Parameters
 
 CONFIG = FitConfig(steps=1000, densify_from=0, densify_every=10, densify_until=1.0)
 
@@ -229,14 +229,6 @@ def test_mcmc_does_the_same_in_metres_and_in_millimetres() -> None:
         strategy.after_step(parameters, optimizers, {}, {}, Moment(10, 1e-4 * 2 * unit, 0))
         moved.append((parameters["means"].detach() / unit, strategy.penalty(parameters).detach()))
     torch.testing.assert_close(moved[0], moved[1], rtol=1e-4, atol=1e-6)
-
-
-def test_seeds_differ_by_purpose_and_count() -> None:
-    seeds = {
-        seed_of(seed, purpose, count) for seed in (0, 1, -1) for purpose in range(4) for count in range(50)
-    }
-    assert len(seeds) == 3 * 4 * 50
-    assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_an_unknown_strategy_is_told_what_there_is() -> None:

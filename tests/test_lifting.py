@@ -214,6 +214,20 @@ def test_an_interrupt_saves_the_step_that_it_came_after(tmp_path: Path) -> None:
     assert_same(lift_quickly(scene_of()), lift_quickly(scene_of(), checkpoints=checkpoints))
 
 
+def test_an_interrupt_after_a_checkpoint_does_not_write_it_again(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, every=5)
+    path = tmp_path / "step_00000005.pt"
+
+    def interrupt(step: int, figures: dict[str, float]) -> None:
+        if step == 5:
+            path.unlink()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lift_quickly(scene_of(), checkpoints=checkpoints, on_step=interrupt)
+    assert not path.exists()
+
+
 def test_on_step_is_told_the_losses_by_name() -> None:
     seen: list[dict[str, float]] = []
     config = dataclasses.replace(QUICK, steps=2, losses=LossWeights(vanilla=0.5))
@@ -290,11 +304,39 @@ def test_a_scene_without_any_segment_or_view_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("dimensions", 0), ("pixels", 1), ("steps", -1), ("balance", 1.5), ("pull", -0.1)]
-)
+    ("name", "value"),
+    [
+        ("dimensions", 0), ("pixels", 1), ("semantic_pixels", -1), ("neighbours", -1), ("steps", -1),
+        ("pixels_per_view", 0), ("balance", 1.5), ("momentum", 1.1), ("pull", -0.1), ("final_rate", 0.0),
+        ("learning_rate", 0.0), ("learning_rate", math.inf), ("semantic_rate", -0.1), ("initial_spread", -0.1),
+        ("thing_weight", math.inf), ("minimum_weight", -1e-3), ("memory_budget_gb", -1.0),
+    ],
+)  # fmt: skip
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"lift.{name}"):
-        lift_quickly(scene_of(), dataclasses.replace(QUICK, **{name: value}))
+    with pytest.raises(ConfigError, match=rf"^lift\.{name}: wanted [^\n]*got {value}$"):
+        LiftConfig(**{name: value})
+
+
+FLOATS = [field.name for field in dataclasses.fields(LiftConfig) if field.type is float]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_nan_is_refused_in_every_float(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^lift\.{name}: wanted .*got nan$"):
+        LiftConfig(**{name: math.nan})
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(LossWeights)])
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_a_loss_weight_out_of_range_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"^lift\.losses\.{name}: wanted .*got {value}$"):
+        LossWeights(**{name: value})
+
+
+@pytest.mark.parametrize("seed", [10_000_000_000_000, 2**63 - 1])
+def test_every_seed_that_a_config_takes_lifts(seed: int) -> None:
+    embeddings = lift_quickly(scene_of(), dataclasses.replace(QUICK, steps=2), seed=seed)
+    assert bool(embeddings.fast.isfinite().all())
 
 
 def test_a_checkpoint_of_other_gaussians_is_refused(tmp_path: Path) -> None:

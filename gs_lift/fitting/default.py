@@ -9,7 +9,8 @@ from gsplat.strategy.ops import reset_opa
 from torch import Tensor
 
 from gs_lift.fitting.settings import FitConfig
-from gs_lift.fitting.strategies import Moment, Optimizers, Parameters, State, global_seed, seed_of
+from gs_lift.fitting.strategies import Moment, Optimizers, Parameters, State, global_seed
+from gs_lift.seeds import Purpose, seed_of
 
 NEVER = 10**9
 """A step that no fit reaches."""
@@ -56,7 +57,7 @@ class Default:
         info: dict[str, Any],
         moment: Moment,
     ) -> None:
-        with global_seed(seed_of(moment.seed, 2, moment.step), parameters["means"].device):
+        with global_seed(seed_of(moment.seed, Purpose.FIT_STRATEGY, moment.step), parameters["means"].device):
             self.rules.step_post_backward(parameters, optimizers, state, moment.step, info, packed=False)
         # gsplat 1.5.3 means to do this itself, but its `step % reset_every == 0 & step > 0` is never true.
         if (

@@ -15,8 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gs_lift.fitting.settings import FitConfig
-from gs_lift.fitting.strategies import Moment, Optimizers, Parameters, State, seed_of
+from gs_lift.fitting.strategies import Moment, Optimizers, Parameters, State
 from gs_lift.geometry import quats_to_rotmats
+from gs_lift.seeds import Purpose, seed_of
 
 MOST_COPIES = 51
 """More copies of one Gaussian than this are counted as this many (gsplat's n_max)."""
@@ -74,7 +75,7 @@ class MCMC:
         moment: Moment,
     ) -> None:
         generator = torch.Generator(parameters["means"].device).manual_seed(
-            seed_of(moment.seed, 2, moment.step)
+            seed_of(moment.seed, Purpose.FIT_STRATEGY, moment.step)
         )
         if self.start < moment.step < self.stop and moment.step % self.every == 0:
             relocate(parameters, optimizers, self.min_opacity, generator)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,12 +69,6 @@ def _mcmc(config: FitConfig, extent: float) -> Strategy:
 
 STRATEGIES: dict[str, Callable[[FitConfig, float], Strategy]] = {"default": _default, "mcmc": _mcmc}
 """By name: (config, extent of the scene in world units) -> strategy."""
-
-
-def seed_of(seed: int, purpose: int, count: int) -> int:
-    """A seed of its own for each purpose and each count (step, epoch) of a run."""
-    sequence = np.random.SeedSequence([seed % 2**64, purpose, count])
-    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @contextmanager

@@ -15,11 +15,12 @@ from gs_lift.fitting.losses import photometric_loss
 from gs_lift.fitting.optimizer import RowAdam
 from gs_lift.fitting.photos import Photos
 from gs_lift.fitting.settings import FitConfig
-from gs_lift.fitting.strategies import STRATEGIES, Moment, Optimizers, Parameters, State, Strategy, seed_of
+from gs_lift.fitting.strategies import STRATEGIES, Moment, Optimizers, Parameters, State, Strategy
 from gs_lift.gaussians import Gaussians
 from gs_lift.metrics import psnr
 from gs_lift.rendering import rasterize, render
 from gs_lift.scene import Scene
+from gs_lift.seeds import Purpose, seed_of
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def _start(scene: Scene, config: FitConfig, strategy: Strategy, device: torch.de
     if not bool(points.isfinite().all()):
         raise SceneError(f"{scene.name}: its points have coordinates that are not finite")
     if len(points) > config.max_gaussians:
-        generator = torch.Generator().manual_seed(seed_of(seed, 1, 0))
+        generator = torch.Generator().manual_seed(seed_of(seed, Purpose.FIT_POINTS, 0))
         chosen = torch.randperm(len(points), generator=generator)[: config.max_gaussians].sort().values
         points, colors = points[chosen], colors[chosen]
     gaussians = Gaussians.from_points(points, colors, sh_degree=0, opacity=config.initial_opacity).to(device)
@@ -240,13 +241,15 @@ def _one_step(
 
 def _view_order(epoch: int, count: int, seed: int) -> list[int]:
     """The order of the views in one pass over all of them."""
-    generator = torch.Generator().manual_seed(seed_of(seed, 3, epoch))
+    generator = torch.Generator().manual_seed(seed_of(seed, Purpose.FIT_ORDER, epoch))
     return torch.randperm(count, generator=generator).tolist()
 
 
 def _background(config: FitConfig, seed: int, step: int) -> Tensor:
     if config.background == "random":
-        return torch.rand(3, generator=torch.Generator().manual_seed(seed_of(seed, 4, step)))
+        return torch.rand(
+            3, generator=torch.Generator().manual_seed(seed_of(seed, Purpose.FIT_BACKGROUND, step))
+        )
     return torch.full((3,), 1.0 if config.background == "white" else 0.0)
 
 

@@ -8,6 +8,7 @@ Segment ids mean something in one image only, so all pixels of a call come from 
 to compare (the authors' code gives NaN there) it is 0 and its gradient is 0.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gs_lift import _native
+from gs_lift.errors import ConfigError
 from gs_lift.rendering.weights import Weights
 
 Loss = Callable[
@@ -121,6 +123,12 @@ class LossWeights:
     """Pulls the pixels of a segment to their mean."""
     vanilla: float = 0.0
     """The paper's baseline without slow embeddings; to use it, set the other two to 0."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for the first weight that is negative or not finite."""
+        for name in (field.name for field in fields(self)):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"lift.losses.{name}: wanted a finite 0 or more, got {getattr(self, name)}")
 
 
 def instance_loss(

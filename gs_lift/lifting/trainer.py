@@ -1,5 +1,6 @@
 """Lifting by gradient descent: geometry is frozen, so rendering an embedding E is W @ E with constant W."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -19,6 +20,7 @@ from gs_lift.lifting.sampling import sample, sample_balanced
 from gs_lift.lifting.views import Blender, TrainingView, prepare
 from gs_lift.rendering.weights import Weights
 from gs_lift.scene import Scene
+from gs_lift.seeds import Purpose, seed_of
 from gs_lift.segmentation import Embeddings
 
 
@@ -64,10 +66,20 @@ class LiftConfig:
     """Memory for cached blending weights; views beyond it make them anew at each step, about half as fast."""
 
     def __post_init__(self) -> None:
-        least = {"dimensions": 1, "pixels": 2, "semantic_pixels": 0, "neighbours": 0, "steps": 0}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ConfigError(f"lift.{name}: wanted at least {low}, got {getattr(self, name)}")
+        """Raises ConfigError for the first value out of its range."""
+        # NaN compares false with everything: each test asks for what is wanted.
+        at_least = {
+            "dimensions": 1, "pixels": 2, "semantic_pixels": 0, "neighbours": 0, "steps": 0, "pixels_per_view": 1,
+            "memory_budget_gb": 0,
+        }  # fmt: skip
+        for name, least in at_least.items():
+            if not getattr(self, name) >= least:
+                raise ConfigError(f"lift.{name}: wanted {least} or more, got {getattr(self, name)}")
+        for name in ("semantic_rate", "initial_spread", "minimum_weight", "thing_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"lift.{name}: wanted a finite 0 or more, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"lift.learning_rate: wanted more than 0 and finite, got {self.learning_rate}")
         for name in ("balance", "momentum", "pull"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"lift.{name}: wanted 0 to 1, got {getattr(self, name)}")
@@ -94,7 +106,7 @@ class _State:
         The authors start slow independently of fast; at a momentum of 0.9 either is forgotten after some 40 steps.
         """
         shape = (count, config.dimensions)
-        fast = torch.randn(shape, generator=_generator(seed, 2, 0)) * config.initial_spread
+        fast = torch.randn(shape, generator=_generator(seed, Purpose.LIFT_START, 0)) * config.initial_spread
         return cls(
             fast=fast,
             fast_first=torch.zeros(shape),
@@ -164,7 +176,7 @@ def lift(
                 try:
                     on_step(step, figures)
                 except KeyboardInterrupt:
-                    if checkpoints:
+                    if checkpoints and not checkpoints.due(step):
                         checkpoints.save(step, dict(state.tensors()))
                     raise
     place = torch.argsort(order.cpu())
@@ -221,9 +233,9 @@ def _take_step(step: int, state: _State, problem: _Problem) -> dict[str, float]:
     """One view: embeddings by its thing pixels, class logits by all its labelled pixels."""
     config, seed = problem.config, problem.seed
     epoch, place = divmod(step - 1, len(problem.views))
-    order = torch.randperm(len(problem.views), generator=_generator(seed, 0, epoch))
+    order = torch.randperm(len(problem.views), generator=_generator(seed, Purpose.LIFT_ORDER, epoch))
     view = problem.views[int(order[place])]
-    generator = _generator(seed, 1, step)
+    generator = _generator(seed, Purpose.LIFT_PIXELS, step)
     things = sample_balanced(view.things, config.pixels, config.balance, generator)
     labelled = sample(len(view.labelled), config.semantic_pixels, generator)
     weights = view.rows(torch.cat([view.things.rows[things], view.labelled.rows[labelled]]), problem.blender)
@@ -236,9 +248,8 @@ def _take_step(step: int, state: _State, problem: _Problem) -> dict[str, float]:
     return figures
 
 
-def _generator(seed: int, stream: int, number: int) -> Generator:
-    """Random numbers that depend on nothing else, so that a step draws the same after a resume."""
-    return Generator().manual_seed((seed * 3 + stream) * 1_000_003 + number)
+def _generator(seed: int, purpose: Purpose, count: int) -> Generator:
+    return Generator().manual_seed(seed_of(seed, purpose, count))
 
 
 def _learn_instances(

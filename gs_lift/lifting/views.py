@@ -13,6 +13,7 @@ from gs_lift.lifting.sampling import LabelledPixels, ThingPixels, candidates, la
 from gs_lift.rendering import blending_weights
 from gs_lift.rendering.weights import Weights
 from gs_lift.scene import Scene, View
+from gs_lift.seeds import Purpose, seed_of
 from gs_lift.segmentation import Segments
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def prepare(
     visibility = torch.zeros(len(blender.gaussians), dtype=torch.float64)
     views, used = [], 0.0
     for number, view in enumerate(scene.train):
-        generator = Generator().manual_seed(seed * 1_000_003 + number)
+        generator = Generator().manual_seed(seed_of(seed, Purpose.LIFT_CANDIDATES, number))
         camera = view.camera
         pixels = candidates(camera.height, camera.width, pixels_per_view, generator)
         weights = blender(view, pixels)
