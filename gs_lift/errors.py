@@ -19,6 +19,10 @@ class SceneError(GsLiftError):
     """A scene folder, or a file in it, is not what its layout says."""
 
 
+class TooFewPoints(SceneError):
+    """The files are as they should be, but the photos and poses do not give enough points to start from."""
+
+
 class SplatError(GsLiftError):
     """A splat file cannot be read as 3D Gaussians."""
 

@@ -11,9 +11,9 @@ from rooms import STEP_HEIGHT, textured_scene, write_room
 from torch import Tensor
 
 from gs_lift.datasets import load_scene
-from gs_lift.errors import BackendError, ConfigError, SceneError
+from gs_lift.errors import BackendError, ConfigError, SceneError, TooFewPoints
 from gs_lift.geometry import unproject
-from gs_lift.points import INITS, initial_points
+from gs_lift.points import INITS, initial_points, triangulation
 from gs_lift.points.features import Features, extract
 from gs_lift.points.frusta import depth_range
 from gs_lift.points.matching import choose_pairs, match_pair
@@ -124,7 +124,7 @@ def test_plain_photos_cannot_be_triangulated_and_auto_starts_at_random(
     step: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = replace(step, train=tuple(blank(view) for view in step.train))
-    with pytest.raises(SceneError, match="step: 0 points triangulated from 8 photos, wanted 100") as caught:
+    with pytest.raises(TooFewPoints, match="step: 0 points triangulated from 8 photos, wanted 100") as caught:
         initial_points(plain, "triangulate", count=200)
     assert "data.init=random" in str(caught.value)
     with caplog.at_level(logging.WARNING, "gs_lift"):
@@ -397,6 +397,30 @@ def test_auto_takes_the_scenes_own_points_first(step: Scene) -> None:
     scene = replace(step, points=own, colors=own)
     for init in ("auto", "points"):
         assert torch.equal(initial_points(scene, init, count=3)[0], own)
+
+
+def test_auto_does_not_pass_over_a_broken_photo(tmp_path: Path) -> None:
+    room = write_room(tmp_path / "r")
+    photo = room / "color" / "00001.png"
+    photo.write_bytes(photo.read_bytes()[:-60])
+    with pytest.raises(SceneError, match=r"00001\.png: broken image"):
+        initial_points(load_scene(room), "auto", count=10)
+
+
+def test_only_photos_that_are_used_are_decoded(step: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triangulation, "FEATURE_VIEWS", 4)
+    decoded: list[str] = []
+
+    def noted(view: View) -> View:
+        def image() -> Tensor:
+            decoded.append(view.name)
+            return view.image()
+
+        return replace(view, image=image)
+
+    scene = replace(step, train=tuple(map(noted, step.train)))
+    initial_points(scene, "auto", count=50)
+    assert decoded == [step.train[i].name for i in (0, 2, 4, 6)]  # every other one of a ring of eight
 
 
 def test_what_cannot_be_had_is_said(step: Scene) -> None:

@@ -19,7 +19,7 @@ class DataConfig:
     init: str = "auto"
     """Where the first Gaussians come from: `points` (the scene's own cloud), `triangulate` (matched photos,
     poses held), `depth` (depth maps of the training views), `random` (inside the cameras' frusta), or `auto`:
-    the scene's points, else triangulate, else random; never depth."""
+    the scene's points, else triangulate, else (too few points found) random; never depth."""
     init_points: int = 50_000
     """How many points `depth` and `random` give, and `triangulate` gives at most; `points` gives them all."""
     allow_outside: bool = False

@@ -176,7 +176,12 @@ def _numbers(path: Path, camera: dict[str, Any], name: str, shape: tuple[int | N
 
 def _check_K(path: Path, K: np.ndarray) -> None:
     if K[0, 0] == 0 or K[1, 1] == 0 or K[1, 0] != 0 or K[2, 0] != 0 or K[2, 1] != 0 or abs(K[2, 2]) != 1:
-        raise SceneError(f"{path}: camera.K is {K.tolist()}; wanted [[fx, s, cx], [0, fy, cy], [0, 0, 1]]")
+        raise SceneError(f"{path}: camera.K is {K.tolist()}; wanted [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]")
+    if K[0, 1] != 0:
+        raise SceneError(
+            f"{path}: camera.K[0][1] is {K[0, 1]:g}, a skew; wanted 0, as no renderer here knows skew; "
+            "resample the photos to a camera without it"
+        )
     if np.abs(K[:2, 2]).max() > 10:
         raise SceneError(
             f"{path}: camera.K has its centre at {K[:2, 2].tolist()}; wanted fractions of the image: "

@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from gs_lift.errors import BackendError, ConfigError, SceneError, pick
+from gs_lift.errors import ConfigError, SceneError, TooFewPoints, pick
 from gs_lift.scene import Scene
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,8 @@ def _auto(scene: Scene, wanted: _Wanted) -> Cloud:
         return _points(scene, wanted)
     try:
         return _triangulate(scene, wanted)
-    except (SceneError, BackendError) as error:
+    except TooFewPoints as error:
+        # Nothing else: a broken photo or a missing package can be mended, and a run keeps the cloud it began with.
         log.warning("%s; the Gaussians start at random, which costs quality", error)
         return _random(scene, wanted)
 
@@ -87,8 +88,8 @@ def initial_points(
     init: a name of INITS; `DataConfig.init` describes them. count: how many `depth` and `random` give, and
     `triangulate` at most. workdir: where temporary files go; None = the system's place for them.
     on_step(step, {"steps": total}): called by `triangulate` as it gets on.
-    Raises SceneError if the scene lacks what was asked for, ConfigError for an unknown name, BackendError if
-    `triangulate` finds no working pycolmap.
+    Raises SceneError if the scene lacks what was asked for or a photo cannot be read, ConfigError for an unknown
+    name, BackendError if `triangulate` or `auto` finds no working pycolmap.
     """
     if count < 1:
         raise ConfigError(f"data.init_points: got {count}; wanted at least 1")

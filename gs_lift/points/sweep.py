@@ -100,8 +100,8 @@ def sweep(
     at any depth: too coarse to be surfaces, but better than holes to start from.
     on_photo(n) is called when the depth maps of n photos are done.
     """
-    seen, depths, angles = _covisibility([photo.camera for photo in photos], sparse.double())
-    near_by = [_neighbours(seen, angles[c], c) for c in range(len(photos))]
+    seen, depths, rays = _covisibility([photo.camera for photo in photos], sparse.double())
+    near_by = [_neighbours(seen, _angles(rays, c), c) for c in range(len(photos))]
     matched: dict[int, tuple[Tensor, Tensor]] = {}
     for c, photo in enumerate(photos):
         if near_by[c]:
@@ -138,8 +138,8 @@ def _joined(parts: list[Points]) -> Points:
 
 def _covisibility(
     cameras: list[Camera], points: Float[Tensor, "P 3"]
-) -> tuple[Tensor, Float[Tensor, "C P"], list[Float[Tensor, "C P"]]]:
-    """Which cameras see which points, at which depth, and the degrees between each one's and others' rays."""
+) -> tuple[Bool[Tensor, "C P"], Float[Tensor, "C P"], Float[Tensor, "C P 3"]]:
+    """Which cameras see which points, at which depth, and the unit rays from cameras to points."""
     viewmats = torch.stack([camera.viewmat for camera in cameras])
     K = torch.stack([camera.K for camera in cameras])
     sizes = torch.tensor([[camera.width, camera.height] for camera in cameras])
@@ -148,9 +148,12 @@ def _covisibility(
     xy = projected[..., :2] / projected[..., 2:].clamp(min=1e-9)
     seen = (local[..., 2] > 1e-9) & (xy > 0).all(-1) & (xy < sizes[:, None]).all(-1)
     centers = torch.stack([camera.position for camera in cameras])
-    rays = functional.normalize(points[None] - centers[:, None], dim=-1)
-    angles = [torch.rad2deg(torch.acos((rays[c] * rays).sum(-1).clamp(-1, 1))) for c in range(len(cameras))]
-    return seen, local[..., 2], angles
+    return seen, local[..., 2], functional.normalize(points[None] - centers[:, None], dim=-1)
+
+
+def _angles(rays: Float[Tensor, "C P 3"], c: int) -> Float[Tensor, "C P"]:
+    """Degrees between the rays of camera c and of every camera: one camera at a time, as all take C C P numbers."""
+    return torch.rad2deg(torch.acos((rays[c] * rays).sum(-1).clamp(-1, 1)))
 
 
 def _neighbours(seen: Tensor, angles: Float[Tensor, "C P"], c: int) -> list[int]:

@@ -1,7 +1,7 @@
 """Points from the training photos and their cameras: SIFT matched on epipolar planes, then a plane sweep."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gs_lift.errors import SceneError
+from gs_lift.errors import TooFewPoints
 from gs_lift.points.features import Features, extract
 from gs_lift.points.matching import Rig, choose_pairs, differences, match_pair
 from gs_lift.points.sweep import Photo, sweep
 from gs_lift.points.tracks import Tracks, build_tracks
-from gs_lift.scene import Scene
+from gs_lift.scene import Scene, View
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +48,12 @@ def triangulate(
 ) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
     """Points on a scene's surfaces with their colours, at most `count`: triangulated, then swept, then guessed.
 
-    Raises SceneError if fewer than MIN_POINTS can be triangulated, BackendError if pycolmap does not run.
+    Raises TooFewPoints if fewer than MIN_POINTS can be triangulated, SceneError if a photo cannot be read,
+    BackendError if pycolmap does not run.
     """
-    photos = [Photo.make(view.image(), view.camera, FEATURE_SIDE) for view in scene.train]
-    photos = [photos[i] for i in most_different(make_rig(photos), FEATURE_VIEWS)]
+    # Chosen by their cameras alone, so that no other photo is decoded.
+    views = [scene.train[i] for i in most_different(make_rig(scene.train), FEATURE_VIEWS)]
+    photos = [Photo.make(view.image(), view.camera, FEATURE_SIDE) for view in views]
     swept = most_different(make_rig(photos), SWEEP_VIEWS)
     steps = {"steps": float(len(photos) + len(swept))}
     features = extract(
@@ -62,12 +64,12 @@ def triangulate(
     )
     tracks = make_tracks(make_rig(photos), features)
     if len(tracks.points) < MIN_POINTS:
-        raise SceneError(
+        raise TooFewPoints(
             f"{scene.name}: {len(tracks.points)} points triangulated from {len(photos)} photos, wanted "
             f"{MIN_POINTS}; check the poses, or use data.init=random or data.init=depth"
         )
-    error, views = tracks.errors_px.mean(), tracks.views.mean()
-    log.info("%d points, %.2f px, %.1f views each", len(tracks.points), error, views)
+    error, seen_by = tracks.errors_px.mean(), tracks.views.mean()
+    log.info("%d points, %.2f px, %.1f views each", len(tracks.points), error, seen_by)
     sparse, sparse_colors = torch.from_numpy(tracks.points), _colors(photos, features, tracks)
     surfaces, guesses = sweep(
         [photos[i].reduced(SWEEP_SIDE) for i in swept],
@@ -83,7 +85,7 @@ def triangulate(
     return points.float(), torch.cat([sparse_colors, surfaces.colors, guesses.colors])[:count]
 
 
-def make_rig(photos: list[Photo]) -> Rig:
+def make_rig(photos: Sequence[Photo | View]) -> Rig:
     viewmats = torch.stack([photo.camera.viewmat for photo in photos]).double().numpy()
     K = torch.stack([photo.camera.K for photo in photos]).double().numpy()
     rotations, translations = viewmats[:, :3, :3], viewmats[:, :3, 3]
