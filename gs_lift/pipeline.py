@@ -146,7 +146,7 @@ def _starting_points(
                 scene, config.data.init, seed=config.seed, count=config.data.init_points, on_step=on_step
             )
             write_atomic(path, lambda file: np.savez(file, points=points.numpy(), colors=colors.numpy()))
-    with np.load(path, allow_pickle=False) as saved:
+    with _readable(path), np.load(path, allow_pickle=False) as saved:
         return torch.from_numpy(saved["points"]), torch.from_numpy(saved["colors"])
 
 
@@ -181,13 +181,25 @@ def read_gaussians(run: Run) -> Gaussians:
 def read_embeddings(run: Run) -> Embeddings:
     """The embeddings of a run. Raises RunError if nothing was lifted yet."""
     _require(run, "lift")
-    return Embeddings(**torch.load(run.result("lift"), weights_only=True))
+    with _readable(run.result("lift")):
+        return Embeddings(**torch.load(run.result("lift"), weights_only=True))
 
 
 def read_instances(run: Run) -> Instances:
     """The instances of a run. Raises RunError if it was not segmented yet."""
     _require(run, "segment")
-    return Instances(**torch.load(run.result("segment"), weights_only=True))
+    with _readable(run.result("segment")):
+        return Instances(**torch.load(run.result("segment"), weights_only=True))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever a damaged result raises inside the block becomes a RunError."""
+    try:
+        yield
+    except Exception as error:  # a torn or foreign file: any of a dozen types
+        reason = " ".join(str(error).split())[:100]
+        raise RunError(f"{path}: not readable ({reason}); remove it and run the same command again") from None
 
 
 def _require(run: Run, stage: str) -> None:

@@ -145,6 +145,18 @@ def test_a_mistake_is_answered_by_one_line_and_exit_code_2(
     assert "Traceback" not in result.stderr + result.stdout
 
 
+@pytest.mark.parametrize("name", ["embeddings.pt", "splat.ply", "run.json", "config.yaml"])
+def test_a_damaged_run_is_answered_by_one_line_and_exit_code_2(
+    workplace: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(workplace / "runs/room", tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(b"{torn")
+    result = gslift("segment", tmp_path / "run", "--out", "labels.ply", cwd=tmp_path)
+    assert result.returncode == 2
+    assert name in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def break_image(room: Path) -> None:
     (room / "color/00002.png").write_bytes((room / "color/00002.png").read_bytes()[:60])
 
