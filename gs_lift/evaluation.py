@@ -4,7 +4,7 @@ Discrete labels are rendered, not embeddings: each Gaussian votes for its instan
 object's border lies where its Gaussians end and a mixture of two objects never looks like a third.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from gs_lift.metrics import (
     psnr,
     ssim,
 )
+from gs_lift.progress import OnStep
 from gs_lift.rendering import blending_weights, render
 from gs_lift.scene import Camera, Scene, View
 from gs_lift.segmentation import VOID, Classes, Embeddings, Instances, Segments
@@ -79,7 +80,7 @@ def evaluate(
     instances: Instances,
     *,
     backend: str = "cpu",
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Scores:
     """Judge pictures and instances on `scene.test`; views without truth count for the pictures only."""
     pictures: list[tuple[float, float]] = []

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,15 +24,14 @@ from gs_lift.fitting import fit
 from gs_lift.gaussians import Gaussians
 from gs_lift.lifting import lift
 from gs_lift.points import initial_points
+from gs_lift.progress import OnStep
 from gs_lift.rendering import render
 from gs_lift.report import Strip, contact_sheet, depth_picture, label_picture, write_picture
-from gs_lift.run import STAGES, Run, open_run, sha256, start_run
+from gs_lift.run import STAGES, Run, sha256, start_run
 from gs_lift.scene import Scene
 from gs_lift.segmentation import Embeddings, Instances
 
 log = logging.getLogger(__name__)
-
-OnStep = Callable[[int, dict[str, float]], None]
 
 LOG_EVERY = 20
 """Steps between two lines of metrics.jsonl."""
@@ -316,21 +315,3 @@ def render_run(run: Run, out: Path, *, reporter: Reporter | None = None) -> int:
             )
             on_step(step, {})
     return 3 * len(scene.test)
-
-
-__all__ = [
-    "OnStep",
-    "Reporter",
-    "SilentReporter",
-    "evaluate_run",
-    "fit_run",
-    "open_run",
-    "read_embeddings",
-    "read_gaussians",
-    "read_instances",
-    "read_scene",
-    "render_run",
-    "segment_run",
-    "write_contact_sheet",
-    "write_outputs",
-]

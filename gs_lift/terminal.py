@@ -3,7 +3,7 @@
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -20,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from gs_lift.progress import OnStep
 
 PLAIN_EVERY_S = 15.0
 """Seconds between two lines where there is no terminal."""
@@ -70,7 +72,7 @@ class TerminalReporter:
         self.console.print(text, markup=False, highlight=False)
 
     @contextmanager
-    def stage(self, name: str, total: int | None) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    def stage(self, name: str, total: int | None) -> Iterator[OnStep]:
         """A bar, or a line now and then; the OnStep raises KeyboardInterrupt at a whole step after Ctrl-C."""
         interrupt, start = Interrupt(), time.perf_counter()
         show = self._bar if self.console.is_terminal else self._lines
@@ -85,7 +87,7 @@ class TerminalReporter:
         self.say(f"{name}: {time.perf_counter() - start:.1f} s")
 
     @contextmanager
-    def _bar(self, name: str, total: int | None) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    def _bar(self, name: str, total: int | None) -> Iterator[OnStep]:
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description:8}"),
@@ -105,7 +107,7 @@ class TerminalReporter:
             yield update
 
     @contextmanager
-    def _lines(self, name: str, total: int | None) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    def _lines(self, name: str, total: int | None) -> Iterator[OnStep]:
         start = last = time.perf_counter()
         first: int | None = None
 

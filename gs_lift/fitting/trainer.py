@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +17,12 @@ from gs_lift.fitting.settings import FitConfig
 from gs_lift.fitting.strategies import STRATEGIES, Moment, Optimizers, Parameters, State, Strategy
 from gs_lift.gaussians import Gaussians
 from gs_lift.metrics import psnr
+from gs_lift.progress import OnStep
 from gs_lift.rendering import rasterize, render
 from gs_lift.scene import Scene
 from gs_lift.seeds import Purpose, seed_of
 
 log = logging.getLogger(__name__)
-
-OnStep = Callable[[int, dict[str, float]], None]
 
 
 @dataclass

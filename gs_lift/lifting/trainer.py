@@ -1,7 +1,7 @@
 """Lifting by gradient descent: geometry is frozen, so rendering an embedding E is W @ E with constant W."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
@@ -18,6 +18,7 @@ from gs_lift.gaussians import Gaussians
 from gs_lift.lifting.losses import LossWeights, instance_loss, semantic_cross_entropy
 from gs_lift.lifting.sampling import sample, sample_balanced
 from gs_lift.lifting.views import Blender, TrainingView, prepare
+from gs_lift.progress import OnStep
 from gs_lift.rendering.weights import Weights
 from gs_lift.scene import Scene
 from gs_lift.seeds import Purpose, seed_of
@@ -141,7 +142,7 @@ def lift(
     backend: str = "cpu",
     seed: int = 0,
     checkpoints: Checkpoints | None = None,
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Embeddings:
     """Learn an instance embedding and class logits for each Gaussian from the training views' segments.
 

@@ -9,14 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gs_lift.errors import ConfigError, SceneError, TooFewPoints, pick
+from gs_lift.progress import OnStep
 from gs_lift.scene import Scene
 
 log = logging.getLogger(__name__)
 
 Cloud = tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]
 """Points in the world and their colours in 0..1, both float32."""
-
-OnStep = Callable[[int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)

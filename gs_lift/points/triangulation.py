@@ -1,7 +1,7 @@
 """Points from the training photos and their cameras: SIFT matched on epipolar planes, then a plane sweep."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from gs_lift.points.features import Features, extract
 from gs_lift.points.matching import Rig, choose_pairs, differences, match_pair
 from gs_lift.points.sweep import Photo, sweep
 from gs_lift.points.tracks import Tracks, build_tracks
+from gs_lift.progress import OnStep
 from gs_lift.scene import Scene, View
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def triangulate(
     seed: int,
     count: int,
     workdir: Path | None,
-    on_step: Callable[[int, dict[str, float]], None],
+    on_step: OnStep,
 ) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
     """Points on a scene's surfaces with their colours, at most `count`: triangulated, then swept, then guessed.
 

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context, parent_process
@@ -23,14 +23,13 @@ from PIL import Image
 
 from gs_lift.errors import ConfigError
 from gs_lift.files import write_atomic, write_text_atomic
+from gs_lift.progress import OnStep
 from gs_lift.synthetic.cameras import Pinhole, orbit
 from gs_lift.synthetic.noise import LEVELS, corrupt, scene_errors
 from gs_lift.synthetic.options import SynthConfig, train_views
 from gs_lift.synthetic.raytracing import Tracer
 from gs_lift.synthetic.room import Room, furnish
 from gs_lift.synthetic.shading import Frame, Painter, smoothed, vertex_light
-
-OnStep = Callable[[int, dict[str, float]], object]
 
 FRAME_FILES = ("color/{}.png", "depth/{}.png", "semantic/{}.npy", "instance/{}.npy")
 """What rendering writes of a frame, in this order."""
