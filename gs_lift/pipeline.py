@@ -30,6 +30,7 @@ from gs_lift.report import Strip, contact_sheet, depth_picture, label_picture, w
 from gs_lift.run import STAGES, Run, sha256, start_run
 from gs_lift.scene import Scene
 from gs_lift.segmentation import Embeddings, Instances
+from gs_lift.threads import torch_on_one_thread
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +215,7 @@ def read_scene(run: Run) -> Scene:
     return load_scene(run.scene, run.config.data)
 
 
+@torch_on_one_thread()
 def segment_run(run: Run, *, reporter: Reporter | None = None) -> Instances:
     """Cluster the embeddings of a run into instances, once."""
     reporter = reporter or SilentReporter()
@@ -227,6 +229,7 @@ def segment_run(run: Run, *, reporter: Reporter | None = None) -> Instances:
     return read_instances(run)
 
 
+@torch_on_one_thread()
 def write_outputs(run: Run, out: Path) -> list[Path]:
     """labels.ply at `out` with labels.json and instances.ply beside it; the paths that were written.
 

@@ -163,11 +163,13 @@ def labels_json(
 def _boxes(points: np.ndarray) -> dict[str, Any]:
     """Centroid, axis-aligned box and oriented box (principal axes, by falling spread, right-handed) of [n 3] points."""
     centroid = points.mean(axis=0)
-    axes = np.linalg.eigh((points - centroid).T @ (points - centroid))[1].T[::-1]
+    # einsum, not @: the file must not depend on a BLAS's threads.
+    centred = points - centroid
+    axes = np.linalg.eigh(np.einsum("ni,nj->ij", centred, centred))[1].T[::-1]
     # An eigenvector's sign is arbitrary: its largest component is made positive, so that files compare.
     axes = axes * np.sign(axes[np.arange(3), np.abs(axes).argmax(axis=1)])[:, None]
     axes[2] = np.cross(axes[0], axes[1])
-    along = points @ axes.T
+    along = np.einsum("ni,ki->nk", points, axes)
     low, high = along.min(axis=0), along.max(axis=0)
 
     def rounded(values: np.ndarray) -> Any:

@@ -408,7 +408,7 @@ def test_render_gives_depth_where_the_mode_has_it() -> None:
     assert rgb.colors.shape == (16, 20, 3)
     assert rgb.alphas.shape == (16, 20)
     assert rgb.depths is None
-    assert torch.equal(both.colors, rgb.colors)
+    torch.testing.assert_close(both.colors, rgb.colors)  # a matrix product's last bits hang on its width
     assert depth.colors.shape == (16, 20, 0)
     torch.testing.assert_close(depth.depths, both.depths)
     assert 2 < both.depths[8, 10] < 4

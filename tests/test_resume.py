@@ -8,6 +8,7 @@ from commands import python
 from settings import TINY, tiny_config
 
 from gs_lift.pipeline import fit_run, segment_run, write_outputs
+from gs_lift.run import STAGES, sha256
 from gs_lift.synthetic import SynthConfig, synthesize
 
 KILLED = """
@@ -43,15 +44,16 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def finish(room: Path, folder: Path) -> dict[str, bytes]:
-    """Run, or go on, to the end: the bytes of every output."""
+def finish(room: Path, folder: Path) -> dict[str, str]:
+    """Run, or go on, to the end: the digest of every stage's result, in their order, and of every output."""
     run = fit_run(room, tiny_config(), folder=folder)
     segment_run(run)
-    return {path.name: path.read_bytes() for path in write_outputs(run, folder / "labels.ply")}
+    made = [run.result(stage) for stage in STAGES] + write_outputs(run, folder / "labels.ply")
+    return {path.name: sha256(path) for path in made}
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(room: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def uninterrupted(room: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return finish(room, tmp_path_factory.mktemp("runs") / "whole")
 
 
@@ -70,7 +72,7 @@ def uninterrupted(room: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     ids=lambda where: f"{where[0]}-{where[1]}",
 )
 def test_a_killed_run_resumes_to_the_same_bytes(
-    room: Path, tmp_path: Path, uninterrupted: dict[str, bytes], where: tuple[str, int]
+    room: Path, tmp_path: Path, uninterrupted: dict[str, str], where: tuple[str, int]
 ) -> None:
     folder = tmp_path / "run"
     code = KILLED.format(where=where, room=str(room), folder=str(folder))
@@ -79,7 +81,19 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert finish(room, folder) == uninterrupted
 
 
+def test_the_number_of_threads_changes_no_byte(
+    room: Path, tmp_path: Path, uninterrupted: dict[str, str]
+) -> None:
+    code = f"""
+from pathlib import Path
+from test_resume import finish
+print(finish(Path({str(room)!r}), Path({str(tmp_path / "run")!r})))
+"""
+    alone = python(code, tmp_path, OMP_NUM_THREADS="1")
+    assert alone.stdout.strip() == str(uninterrupted), alone.stderr
+
+
 def test_two_whole_runs_give_the_same_bytes(
-    room: Path, tmp_path: Path, uninterrupted: dict[str, bytes]
+    room: Path, tmp_path: Path, uninterrupted: dict[str, str]
 ) -> None:
     assert finish(room, tmp_path / "again") == uninterrupted

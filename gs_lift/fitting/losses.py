@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gs_lift.metrics import ssim
+from gs_lift.threads import kernel_threads
 
 
 def photometric_loss(
@@ -38,7 +39,7 @@ class _Photometric(torch.autograd.Function):
 
         colors, target = colors.detach().contiguous(), target.detach().to(colors).contiguous()
         gradient = torch.empty_like(colors)
-        value = _native.photometric(colors, target, gradient, ssim_weight, torch.get_num_threads())
+        value = _native.photometric(colors, target, gradient, ssim_weight, kernel_threads())
         ctx.save_for_backward(gradient)
         return colors.new_tensor(value)
 

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gs_lift.threads import kernel_threads
+
 
 class RowAdam:
     """Adam (Kingma and Ba 2015, no weight decay) on one parameter of one row per Gaussian.
@@ -61,7 +63,7 @@ class RowAdam:
         if parameter.device.type == "cpu":
             from gs_lift import _native
 
-            settings = (self.lr, self.head_lr, self.head, *self.betas, self.eps, torch.get_num_threads())
+            settings = (self.lr, self.head_lr, self.head, *self.betas, self.eps, kernel_threads())
             _native.adam(value, gradient, mean, square, moments["step"], *settings)
         else:
             self._step_in_torch(value, gradient, mean, square, moments["step"])

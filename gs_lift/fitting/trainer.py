@@ -21,6 +21,7 @@ from gs_lift.progress import OnStep
 from gs_lift.rendering import rasterize, render
 from gs_lift.scene import Scene
 from gs_lift.seeds import Purpose, seed_of
+from gs_lift.threads import torch_on_one_thread
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Training:
         }
 
 
+@torch_on_one_thread()
 def fit(
     scene: Scene,
     config: FitConfig | None = None,
@@ -80,8 +82,9 @@ def fit(
     """Fit Gaussians to the training photos of a scene, starting from its points.
 
     Goes on from the newest of `checkpoints`, if there is one; the result has the same bytes as that of a run which was
-    never stopped. `on_step(step, figures)` gets "loss", "gaussians" and, every `evaluate_every` steps, "psnr" and
-    "ssim" on the test views; if it raises KeyboardInterrupt, the state is saved first.
+    never stopped, on any number of threads. `on_step(step, figures)` gets "loss", "gaussians" and, every
+    `evaluate_every` steps, "psnr" and "ssim" on the test views; if it raises KeyboardInterrupt, the state is saved
+    first.
 
     Raises SceneError for a scene without points or photos, ConfigError for a value out of range, GsLiftError if the
     loss stops being a number.

@@ -20,6 +20,7 @@ from torch import Tensor
 from gs_lift import _native
 from gs_lift.errors import ConfigError
 from gs_lift.rendering.weights import Weights
+from gs_lift.threads import kernel_threads
 
 Loss = Callable[
     [Float[Tensor, "B D"], Float[Tensor, "B D"], Int[Tensor, "B"], Float[Tensor, "B"]], Float[Tensor, ""]
@@ -54,7 +55,7 @@ class _Contrastive(torch.autograd.Function):
             fast_ids.numpy(),
             slow_ids.numpy(),
             gradient.numpy(),
-            torch.get_num_threads(),
+            kernel_threads(),
         )
         ctx.save_for_backward(gradient)
         return fast.new_tensor(loss)

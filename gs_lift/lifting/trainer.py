@@ -1,8 +1,6 @@
 """Lifting by gradient descent: geometry is frozen, so rendering an embedding E is W @ E with constant W."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -23,6 +21,7 @@ from gs_lift.rendering.weights import Weights
 from gs_lift.scene import Scene
 from gs_lift.seeds import Purpose, seed_of
 from gs_lift.segmentation import Embeddings
+from gs_lift.threads import kernel_threads, torch_on_one_thread
 
 
 @dataclass(frozen=True)
@@ -134,6 +133,7 @@ class _Problem:
     is_thing: Bool[Tensor, "S"]
 
 
+@torch_on_one_thread()
 def lift(
     scene: Scene,
     gaussians: Gaussians,
@@ -147,7 +147,7 @@ def lift(
     """Learn an instance embedding and class logits for each Gaussian from the training views' segments.
 
     Nothing moves a Gaussian. Embeddings are learnt on the CPU, whatever `backend` makes the blending weights. A start
-    from a checkpoint ends with the same bytes as an uninterrupted run.
+    from a checkpoint ends with the same bytes as an uninterrupted run, on any number of threads.
 
     on_step: called with (step, {"loss", "semantic", and each loss by name}) after every step, from 1 to config.steps;
     if it raises KeyboardInterrupt, the step's state is saved first.
@@ -168,7 +168,9 @@ def lift(
     begun = _resume(state, checkpoints)
     neighbours = nearest(gaussians.means, config.neighbours)
     problem = _Problem(config, seed, views, blender, neighbours, torch.tensor(scene.classes.is_thing))
-    with _one_thread():
+    # The kernels too: a step is many small operations, and waking a second thread for each costs more than it saves;
+    # five times as much as the step itself where other programs want the cores too.
+    with torch_on_one_thread(kernels=1):
         for step in range(begun + 1, config.steps + 1):
             figures = _take_step(step, state, problem)
             if checkpoints and checkpoints.due(step):
@@ -182,18 +184,6 @@ def lift(
                     raise
     place = torch.argsort(order.cpu())
     return Embeddings(state.fast[place], state.slow[place], state.semantic[place], visibility[place])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: a step is many small operations, and waking a second thread for each costs more than it
-    saves; five times as much as the step itself where other programs want the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _resume(state: _State, checkpoints: Checkpoints | None) -> int:
@@ -265,7 +255,7 @@ def _learn_instances(
     fast = weights.blend(state.fast).requires_grad_()
     # As the authors do: the slow embeddings of a step are those before its update.
     slow = weights.blend(state.slow)
-    _native.lifting_follow(state.slow.numpy(), state.fast.numpy(), config.momentum, torch.get_num_threads())
+    _native.lifting_follow(state.slow.numpy(), state.fast.numpy(), config.momentum, kernel_threads())
     segment, confidence = view.things.segment[things], view.things.confidence[things]
     loss, figures = instance_loss(fast, slow, segment, confidence, config.losses)
     (gradient,) = torch.autograd.grad(loss, fast)
@@ -318,7 +308,7 @@ def _adam(
         0.9,
         0.999,
         1e-8,
-        torch.get_num_threads(),
+        kernel_threads(),
     )
 
 
@@ -327,5 +317,5 @@ def smooth(
 ) -> Float[Tensor, "N D"]:
     """(1 - pull) features + pull * the mean of the neighbours' features."""
     out = torch.empty_like(features)
-    _native.lifting_smooth(features.numpy(), neighbours.numpy(), pull, out.numpy(), torch.get_num_threads())
+    _native.lifting_smooth(features.numpy(), neighbours.numpy(), pull, out.numpy(), kernel_threads())
     return out

@@ -18,6 +18,7 @@ from gs_lift.errors import BackendError, ConfigError
 from gs_lift.gaussians import Gaussians
 from gs_lift.rendering.weights import Weights
 from gs_lift.scene import Camera
+from gs_lift.threads import kernel_threads
 
 try:
     from gs_lift import _native
@@ -63,7 +64,7 @@ class _Project(torch.autograd.Function):
         Ks: Tensor,
         view: _View,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
-        cameras, count, threads = len(viewmats), len(means), torch.get_num_threads()
+        cameras, count, threads = len(viewmats), len(means), kernel_threads()
         means2d, conics = means.new_empty(cameras, count, 2), means.new_empty(cameras, count, 3)
         depths, radii = means.new_empty(cameras, count), torch.empty(cameras, count, 2, dtype=torch.int32)
         compensations = means.new_empty(cameras, count) if view.antialiased else None
@@ -122,7 +123,7 @@ class _Project(torch.autograd.Function):
                 radii[c],
                 *(None if v is None else v[c] for v in given),
                 *wanted,
-                torch.get_num_threads(),
+                kernel_threads(),
             )
         return (*wanted, None, None, None, None)
 
@@ -135,7 +136,7 @@ class _Harmonics(torch.autograd.Function):
         colors = means.new_empty(len(viewmats), len(means), 3)
         for c in range(len(viewmats)):
             _native.harmonics(
-                degree, means.detach(), viewmats[c], sh.detach(), radii[c], colors[c], torch.get_num_threads()
+                degree, means.detach(), viewmats[c], sh.detach(), radii[c], colors[c], kernel_threads()
             )
         ctx.save_for_backward(means, sh, viewmats, colors)
         ctx.degree = degree
@@ -158,7 +159,7 @@ class _Harmonics(torch.autograd.Function):
                 v_colors[c],
                 v_means,
                 v_sh,
-                torch.get_num_threads(),
+                kernel_threads(),
             )
         return v_means, v_sh, None, None, None
 
@@ -179,7 +180,7 @@ class _Blend(torch.autograd.Function):
         size: tuple[int, int],
         absgrad: bool,
     ) -> tuple[Tensor, Tensor]:
-        (width, height), threads = size, torch.get_num_threads()
+        (width, height), threads = size, kernel_threads()
         cameras, channels = colors.shape[0], colors.shape[2]
         images, left = (
             colors.new_empty(cameras, height, width, channels),
@@ -231,7 +232,7 @@ class _Blend(torch.autograd.Function):
                     v_images[c],
                     v_left[c],
                     *(None if v is None else v[c] for v in outputs),
-                    torch.get_num_threads(),
+                    kernel_threads(),
                 )
         if v_absolute is not None:
             means2d.absgrad = v_absolute
@@ -324,7 +325,7 @@ def blending_weights(
         means2d, conics, depths, _, radii = _Project.apply(
             means, quats, scales, opacities, viewmats, Ks, view
         )
-        threads = torch.get_num_threads()
+        threads = kernel_threads()
         frame = _native.Frame()
         frame.build(
             means2d[0], conics[0], opacities, depths[0], radii[0], camera.width, camera.height, threads

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gs_lift import _native
+from gs_lift.threads import kernel_threads
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Weights:
         """W^T @ pixels: what each Gaussian receives; the gradient of `blend`."""
         out = pixels.new_empty(self.columns, pixels.shape[1])
         _native.weights_blend_transposed(
-            *self._arrays(), pixels.detach().contiguous().numpy(), out.numpy(), torch.get_num_threads()
+            *self._arrays(), pixels.detach().contiguous().numpy(), out.numpy(), kernel_threads()
         )
         return out
 
@@ -101,7 +102,7 @@ class Weights:
             pixels.detach().contiguous().numpy(),
             seen.numpy(),
             out.numpy(),
-            torch.get_num_threads(),
+            kernel_threads(),
         )
         return seen[:count], out[:count]
 
@@ -115,7 +116,7 @@ class _Blend(torch.autograd.Function):
         ctx.weights = weights
         out = features.new_empty(len(weights), features.shape[1])
         _native.weights_blend(
-            *weights._arrays(), features.detach().contiguous().numpy(), out.numpy(), torch.get_num_threads()
+            *weights._arrays(), features.detach().contiguous().numpy(), out.numpy(), kernel_threads()
         )
         return out
 
