@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gs_lift.clustering.density import Clustering, Tree, cluster_points, recut, spanning_tree
+from gs_lift.clustering.density import Clustering, cluster_points, recut, spanning_tree
+from gs_lift.clustering.hierarchy import Tree
 from gs_lift.clustering.reference import tree_of_merges
 from gs_lift.errors import ConfigError
 

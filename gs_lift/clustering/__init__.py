@@ -12,12 +12,12 @@ from torch import Tensor
 
 from gs_lift.clustering.density import (
     Clustering,
-    Tree,
     cluster_points,
     number_by_weight,
     recut,
     spanning_tree,
 )
+from gs_lift.clustering.hierarchy import Tree
 from gs_lift.clustering.instances import (
     NOBODY,
     Things,

@@ -6,43 +6,19 @@ around i, itself not counted. Edges are weighted by the mutual reachability max(
 counts as three equal points would, and equal rows are one point of their summed weight.
 """
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from gs_lift import _native
+from gs_lift.clustering.hierarchy import Floats, Ints, Tree, condense, leaf_labels
 from gs_lift.clustering.knn import NeighbourSearch
 from gs_lift.clustering.selection import select_clusters
 from gs_lift.errors import ConfigError
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-
 LARGEST = 1e150
 """Coordinates beyond this have no finite squared distance: such rows stay out as NaN does."""
-
-
-@dataclass(frozen=True)
-class Tree:
-    """The minimum spanning tree of the points: labels of any granularity are cut from it without neighbours.
-
-    leaf: [N] the leaf of each row that was given, -1 = left out (not finite, or of weight 0).
-    weights, cores: [L] of each leaf. edges: [L-1 2] leaves, in order of weight. distances: [L-1] their mutual
-    reachability.
-    """
-
-    leaf: Ints
-    weights: Floats
-    cores: Floats
-    edges: Ints
-    distances: Floats
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Its arrays by name, to be saved; `Tree(**arrays)` is the way back."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -141,33 +117,18 @@ def recut(
     count = len(tree.weights)
     if count < 2:
         return _single_leaf(tree, min_cluster_size)
-    left, right = _native.merge_nodes(tree.edges)
-    condensed = _native.condense(
-        left, right, tree.distances, tree.weights, tree.cores, float(min_cluster_size)
-    )
+    hierarchy = condense(tree, min_cluster_size)
     chosen = select_clusters(
-        condensed,
+        hierarchy,
         selection=selection,
         epsilon=epsilon,
         allow_single_cluster=allow_single_cluster and bool(tree.weights.sum() >= min_cluster_size),
         max_cluster_size=max_cluster_size,
     )
-    labels, probabilities = _leaf_labels(condensed, chosen, epsilon)
+    labels, probabilities = leaf_labels(hierarchy, chosen, epsilon)
     labels, order = number_by_weight(labels, tree.weights)
-    persistences = condensed["stability"][chosen[order]]
+    persistences = hierarchy.stability[chosen[order]]
     return _on_rows(tree, labels, probabilities, persistences)
-
-
-def first_parting(tree: Tree, least: float) -> tuple[Ints, float] | None:
-    """Where the whole first comes apart into two parts that weigh `least`: 0 or 1 for each row, -1 in neither, and
-    the distance between the parts. None where it never does."""
-    if len(tree.weights) < 2:
-        return None
-    condensed = _condense(tree, least)
-    if len(condensed["parent"]) == 1:
-        return None
-    labels, probabilities = _leaf_labels(condensed, np.array([1, 2]), 0.0)
-    return _on_rows(tree, labels, probabilities, np.zeros(0)).labels, 1 / float(condensed["birth"][1])
 
 
 def number_by_weight(labels: Ints, weights: Floats) -> tuple[Ints, Ints]:
@@ -216,27 +177,6 @@ def _cores(
         more = search.query(k, short)
         cores[short] = np.where(more.ids >= 0, more.distances, 0).max(axis=1)
     return cores
-
-
-def _condense(tree: Tree, least: float) -> dict[str, NDArray[Any]]:
-    left, right = _native.merge_nodes(tree.edges)
-    return _native.condense(left, right, tree.distances, tree.weights, tree.cores, float(least))
-
-
-def _leaf_labels(condensed: dict[str, NDArray[Any]], chosen: Ints, epsilon: float) -> tuple[Ints, Floats]:
-    """Label and probability of each leaf for the chosen clusters."""
-    label_of = np.full(len(condensed["parent"]), -1, dtype=np.int64)
-    label_of[chosen] = np.arange(len(chosen))
-    for cluster, parent in enumerate(condensed["parent"]):  # parents come first
-        if parent >= 0 and label_of[cluster] < 0:
-            label_of[cluster] = label_of[parent]
-    density = condensed["point_lambda"]
-    labels = label_of[condensed["point_cluster"]]
-    if len(chosen) == 1 and chosen[0] == 0:
-        # The whole is the cluster: as in `hdbscan`, what leaves before it parts, or before epsilon, is noise.
-        labels[density < (1 / epsilon if epsilon > 0 else condensed["death"][0])] = -1
-    peak = condensed["death"][chosen[labels]] if len(chosen) else np.ones(len(labels))
-    return labels, np.where(labels >= 0, np.minimum(density / np.where(peak > 0, peak, 1), 1), 0)
 
 
 def _single_leaf(tree: Tree, min_cluster_size: float) -> Clustering:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from gs_lift.clustering.density import first_parting, spanning_tree
+from gs_lift.clustering.density import spanning_tree
+from gs_lift.clustering.hierarchy import first_parting
 from gs_lift.gaussians import Gaussians
 from gs_lift.segmentation import Classes, Embeddings
 

@@ -5,7 +5,8 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from gs_lift.clustering.density import Clustering, Tree, number_by_weight
+from gs_lift.clustering.density import Clustering, number_by_weight
+from gs_lift.clustering.hierarchy import Tree
 
 
 def cluster_with_hdbscan(
