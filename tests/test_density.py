@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gs_lift.clustering.density import Clustering, cluster_points, recut, spanning_tree
-from gs_lift.clustering.hierarchy import Tree
+from gs_lift.clustering.hierarchy import Tree, condense, outlier_scores
 from gs_lift.clustering.reference import tree_of_merges
 from gs_lift.errors import ConfigError
 
@@ -100,6 +100,38 @@ def test_hdbscans_tree_gives_hdbscans_labels_and_probabilities(
     )
     assert agree(ours.labels, fitted.labels_) == 0
     assert ours.probabilities == pytest.approx(fitted.probabilities_, abs=1e-12)
+
+
+@pytest.mark.parametrize("dims", [2, 6])
+def test_hdbscans_tree_gives_hdbscans_outlier_scores(dims: int) -> None:
+    points = blobs(800, dims, 8, seed=22)
+    fitted = oracle(points, min_samples=4, min_cluster_size=11)
+    tree = tree_of_merges(fitted.single_linkage_tree_.to_numpy())
+    assert outlier_scores(condense(tree, 11)) == pytest.approx(fitted.outlier_scores_, abs=1e-12)
+    scores = recut(tree, min_cluster_size=11).outlier_scores
+    assert scores == pytest.approx(fitted.outlier_scores_, abs=1e-12)
+    assert scores.min() == 0
+    assert 0.9 < scores.max() <= 1
+
+
+def test_an_outlier_is_told_by_its_score() -> None:
+    # 0.1 apart but for the last, which is 0.8 away: 1 - (1 / 0.8) / (1 / 0.1).
+    points = np.append(np.arange(30) * 0.1, 3.7)[:, None]
+    result = cluster_points(points, min_samples=1, min_cluster_size=5)
+    assert result.outlier_scores == pytest.approx(np.append(np.zeros(30), 1 - 0.1 / 0.8))
+
+
+def test_rows_left_out_have_outlier_score_zero() -> None:
+    points = blobs(300, 3, 4, seed=23)
+    points[7] = np.nan
+    result = cluster_points(points, weights=np.arange(300) != 20, min_cluster_size=12)
+    assert result.outlier_scores[[7, 20]].tolist() == [0.0, 0.0]
+    assert (result.outlier_scores > 0).sum() > 200
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_equal_rows_are_no_outliers(count: int) -> None:
+    assert cluster_points(np.ones((count, 3)), min_cluster_size=20).outlier_scores.tolist() == [0.0] * count
 
 
 def test_one_blob_may_be_one_cluster_as_in_hdbscan() -> None:

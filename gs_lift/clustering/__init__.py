@@ -17,7 +17,7 @@ from gs_lift.clustering.density import (
     recut,
     spanning_tree,
 )
-from gs_lift.clustering.hierarchy import Tree
+from gs_lift.clustering.hierarchy import Tree, outlier_scores
 from gs_lift.clustering.instances import (
     NOBODY,
     Things,
@@ -27,6 +27,7 @@ from gs_lift.clustering.instances import (
     things_of,
     vote_classes,
 )
+from gs_lift.clustering.prediction import approximate_predict
 from gs_lift.clustering.selection import SELECTIONS
 from gs_lift.errors import ConfigError, pick
 from gs_lift.gaussians import Gaussians
@@ -37,8 +38,10 @@ __all__ = [
     "ClusterConfig",
     "Clustering",
     "Tree",
+    "approximate_predict",
     "cluster",
     "cluster_points",
+    "outlier_scores",
     "recut",
     "saved_tree",
     "spanning_tree",

@@ -12,8 +12,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gs_lift import _native
-from gs_lift.clustering.hierarchy import Floats, Ints, Tree, condense, leaf_labels
-from gs_lift.clustering.knn import NeighbourSearch
+from gs_lift.clustering.hierarchy import (
+    DENSEST,
+    Cut,
+    Floats,
+    Hierarchy,
+    Ints,
+    Tree,
+    condense,
+    leaf_labels,
+    outlier_scores,
+)
+from gs_lift.clustering.knn import Neighbours, NeighbourSearch
 from gs_lift.clustering.selection import select_clusters
 from gs_lift.errors import ConfigError
 
@@ -26,13 +36,16 @@ class Clustering:
     """The clusters of N rows.
 
     labels: [N] cluster of each row, numbered by falling weight, -1 = noise. probabilities: [N] how firmly a row
-    belongs to its cluster, in 0..1; 0 for noise. persistences: [M] stability of each cluster. tree: to cut again.
+    belongs to its cluster, in 0..1; 0 for noise. outlier_scores: [N] in 0..1, see `outlier_scores`; 0 for rows left
+    out. persistences: [M] stability of each cluster. tree: to cut again. cut: to predict from, None = not known.
     """
 
     labels: Ints
     probabilities: Floats
+    outlier_scores: Floats
     persistences: Floats
     tree: Tree
+    cut: Cut | None
 
 
 def cluster_points(
@@ -83,17 +96,28 @@ def spanning_tree(
     leaf, leaves, leaf_weights = _leaves(points, weights)
     count = len(leaves)
     if count < 2:
-        return Tree(leaf, leaf_weights, np.zeros(count), np.zeros((0, 2), dtype=np.int64), np.zeros(0))
+        nothing = np.zeros((0, 2), dtype=np.int64), np.zeros(0)
+        return Tree(
+            leaf, leaf_weights, np.zeros(count), *nothing, np.array(float(min_samples)), np.array(1.0)
+        )
     search = NeighbourSearch(leaves, exact=exact)
     found = search.query(max(neighbours, int(np.ceil(min_samples)) + 1))
-    cores = _cores(search, found.ids, found.distances, leaf_weights, min_samples)
+    cores = _cores(search, found, leaf_weights, min_samples)
     reach = found.reach if exact else None
     forest = _native.spanning_forest(found.ids, found.distances, cores, reach)
     joints = _native.join_components(leaves, cores, forest[0])
     edges = np.concatenate([forest[0], joints[0]])
     distances = np.concatenate([forest[1], joints[1]])
     order = np.lexsort((edges[:, 1], edges[:, 0], distances))
-    return Tree(leaf, leaf_weights, cores, edges[order], distances[order])
+    return Tree(
+        leaf,
+        leaf_weights,
+        cores,
+        edges[order],
+        distances[order],
+        min_samples=np.array(float(min_samples)),
+        recall=np.array(search.recall),
+    )
 
 
 def recut(
@@ -116,7 +140,7 @@ def recut(
         raise ConfigError(f"epsilon must be 0 or more; got {epsilon}")
     count = len(tree.weights)
     if count < 2:
-        return _single_leaf(tree, min_cluster_size)
+        return _single_leaf(tree, min_cluster_size, epsilon)
     hierarchy = condense(tree, min_cluster_size)
     chosen = select_clusters(
         hierarchy,
@@ -125,10 +149,9 @@ def recut(
         allow_single_cluster=allow_single_cluster and bool(tree.weights.sum() >= min_cluster_size),
         max_cluster_size=max_cluster_size,
     )
-    labels, probabilities = leaf_labels(hierarchy, chosen, epsilon)
+    labels, probabilities = leaf_labels(Cut(hierarchy, chosen, epsilon))
     labels, order = number_by_weight(labels, tree.weights)
-    persistences = hierarchy.stability[chosen[order]]
-    return _on_rows(tree, labels, probabilities, persistences)
+    return _on_rows(tree, labels, probabilities, Cut(hierarchy, chosen[order], epsilon))
 
 
 def number_by_weight(labels: Ints, weights: Floats) -> tuple[Ints, Ints]:
@@ -161,13 +184,11 @@ def _leaves(points: ArrayLike, weights: ArrayLike | None) -> tuple[Ints, Floats,
     return leaf, rows[used][first], summed
 
 
-def _cores(
-    search: NeighbourSearch, ids: Ints, distances: Floats, weights: Floats, min_samples: float
-) -> Floats:
+def _cores(search: NeighbourSearch, found: Neighbours, weights: Floats, min_samples: float) -> Floats:
     """Core distances; rows whose neighbours are too light look further, at most at everything."""
-    rows = np.arange(len(ids))
-    cores = _native.core_distances(ids, distances, rows, weights, float(min_samples))
-    short, k = np.flatnonzero(np.isinf(cores)), ids.shape[1]
+    rows = np.arange(len(found.ids))
+    cores = _native.core_distances(found.ids, found.distances, rows, weights, float(min_samples))
+    short, k = np.flatnonzero(np.isinf(cores)), found.ids.shape[1]
     while len(short) and k < len(weights) - 1:
         k = min(4 * k, len(weights) - 1)
         more = search.query(k, short)
@@ -179,13 +200,23 @@ def _cores(
     return cores
 
 
-def _single_leaf(tree: Tree, min_cluster_size: float) -> Clustering:
-    whole = len(tree.weights) == 1 and tree.weights[0] >= min_cluster_size
-    labels = np.full(len(tree.weights), 0 if whole else -1, dtype=np.int64)
-    return _on_rows(tree, labels, (labels + 1).astype(np.float64), np.zeros(int(whole)))
+def _single_leaf(tree: Tree, min_cluster_size: float, epsilon: float) -> Clustering:
+    count = len(tree.weights)
+    whole = count == 1 and tree.weights[0] >= min_cluster_size
+    labels = np.full(count, 0 if whole else -1, dtype=np.int64)
+    root, zero, densest = np.zeros(count, dtype=np.int64), np.zeros(count), np.full(count, DENSEST)
+    hierarchy = Hierarchy(root - 1, zero, densest, tree.weights, zero, root, densest)
+    cut = Cut(hierarchy, np.zeros(int(whole), dtype=np.int64), epsilon)
+    return _on_rows(tree, labels, (labels + 1).astype(np.float64), cut)
 
 
-def _on_rows(tree: Tree, labels: Ints, probabilities: Floats, persistences: Floats) -> Clustering:
+def _on_rows(tree: Tree, labels: Ints, probabilities: Floats, cut: Cut) -> Clustering:
     """Spread what holds for leaves to the rows that were given."""
-    row_labels = np.append(labels, -1)[tree.leaf]
-    return Clustering(row_labels, np.append(probabilities, 0.0)[tree.leaf], persistences, tree)
+    return Clustering(
+        labels=np.append(labels, -1)[tree.leaf],
+        probabilities=np.append(probabilities, 0.0)[tree.leaf],
+        outlier_scores=np.append(outlier_scores(cut.hierarchy), 0.0)[tree.leaf],
+        persistences=cut.hierarchy.stability[cut.chosen],
+        tree=tree,
+        cut=cut,
+    )

@@ -4,7 +4,7 @@ Notation: L leaves (different points) with weights w; lambda = 1 / distance, the
 cluster; C clusters, each heavier than some least weight. See density.py.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from gs_lift import _native
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+DENSEST = float(1 / np.finfo(np.float64).tiny)
+"""Lambda of distance 0."""
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -22,7 +25,8 @@ class Tree:
 
     leaf: [N] the leaf of each row that was given, -1 = left out (not finite, or of weight 0).
     weights, cores: [L] of each leaf. edges: [L-1 2] leaves, in order of weight. distances: [L-1] their mutual
-    reachability.
+    reachability. min_samples: [] the weight that the cores hold. recall: [] share of the true neighbours that were
+    found; 1 = the true minimum spanning tree, where all were looked for. Both NaN where not known.
     """
 
     leaf: Ints
@@ -30,10 +34,12 @@ class Tree:
     cores: Floats
     edges: Ints
     distances: Floats
+    min_samples: Floats = field(default_factory=lambda: np.array(np.nan))
+    recall: Floats = field(default_factory=lambda: np.array(np.nan))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Its arrays by name, to be saved; `Tree(**arrays)` is the way back."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -67,20 +73,52 @@ class Hierarchy:
         return owner
 
 
+@dataclass(frozen=True)
+class Cut:
+    """The clusters of a hierarchy that are the answer.
+
+    chosen: [M] the cluster of each label. epsilon: the distance below which a whole that is one cluster holds together.
+    """
+
+    hierarchy: Hierarchy
+    chosen: Ints
+    epsilon: float
+
+    def labels(self, clusters: Ints, density: Floats) -> Ints:
+        """[R] Label of what falls out of `clusters` [R] at lambda `density` [R]; -1 = noise."""
+        labels = self.hierarchy.owners(self.chosen)[clusters]
+        if len(self.chosen) == 1 and self.chosen[0] == 0:
+            # The whole is the cluster: as in `hdbscan`, what leaves before it parts, or before epsilon, is noise.
+            labels[density < (1 / self.epsilon if self.epsilon > 0 else self.hierarchy.death[0])] = -1
+        return labels
+
+    def probabilities(self, labels: Ints, density: Floats) -> Floats:
+        """[R] Lambda `density` [R] as a share of the greatest of the cluster, at most 1; 0 for noise."""
+        peak = self.hierarchy.death[self.chosen[labels]] if len(self.chosen) else np.ones(len(labels))
+        return np.where(labels >= 0, np.minimum(density / np.where(peak > 0, peak, 1), 1), 0)
+
+
 def condense(tree: Tree, least: float) -> Hierarchy:
     """The clusters of a tree of two leaves or more that weigh `least` or more."""
     left, right = _native.merge_nodes(tree.edges)
     return Hierarchy(**_native.condense(left, right, tree.distances, tree.weights, tree.cores, float(least)))
 
 
-def leaf_labels(hierarchy: Hierarchy, chosen: Ints, epsilon: float) -> tuple[Ints, Floats]:
-    """Label and probability of each leaf for the chosen clusters."""
-    labels, density = hierarchy.owners(chosen)[hierarchy.point_cluster], hierarchy.point_lambda
-    if len(chosen) == 1 and chosen[0] == 0:
-        # The whole is the cluster: as in `hdbscan`, what leaves before it parts, or before epsilon, is noise.
-        labels[density < (1 / epsilon if epsilon > 0 else hierarchy.death[0])] = -1
-    peak = hierarchy.death[chosen[labels]] if len(chosen) else np.ones(len(labels))
-    return labels, np.where(labels >= 0, np.minimum(density / np.where(peak > 0, peak, 1), 1), 0)
+def leaf_labels(cut: Cut) -> tuple[Ints, Floats]:
+    """Label and probability of each leaf."""
+    density = cut.hierarchy.point_lambda
+    labels = cut.labels(cut.hierarchy.point_cluster, density)
+    return labels, cut.probabilities(labels, density)
+
+
+def outlier_scores(hierarchy: Hierarchy) -> Floats:
+    """[L] How far a leaf's lambda falls short of the greatest in the cluster that it falls out of, descendants
+    included, as a share of that: 0..1, 1 = outlier (GLOSH, Campello et al. 2015)."""
+    peak = hierarchy.death.copy()
+    for cluster in range(len(hierarchy) - 1, 0, -1):  # children come last
+        above = hierarchy.parent[cluster]
+        peak[above] = max(peak[above], peak[cluster])
+    return 1 - hierarchy.point_lambda / peak[hierarchy.point_cluster]
 
 
 def first_parting(tree: Tree, least: float) -> tuple[Ints, float] | None:
@@ -91,5 +129,5 @@ def first_parting(tree: Tree, least: float) -> tuple[Ints, float] | None:
     hierarchy = condense(tree, least)
     if len(hierarchy) == 1:
         return None
-    sides, _ = leaf_labels(hierarchy, np.array([1, 2]), 0.0)
+    sides, _ = leaf_labels(Cut(hierarchy, np.array([1, 2]), 0.0))
     return np.append(sides, -1)[tree.leaf], 1 / float(hierarchy.birth[1])

@@ -1,28 +1,48 @@
-"""The k nearest neighbours of every point: found by a kd-tree or FAISS, measured again in float64.
+"""The k nearest neighbours of every point, chosen in float32 and measured again in float64.
 
-FAISS computes in float32 and, above FLAT_POINTS, looks into part of the data only. So it merely proposes: distances
-are computed again from the points and ties are settled by index, which makes the result the same on every run and
-for any number of threads.
+On the CPU: groups of near points, halved along the axes up to three dimensions and made by FAISS's k-means above, and
+our own search over them. Up to three dimensions or EXACT_POINTS every group that may hold a neighbour is looked at;
+above, so many that a sample of points finds RECALL of its neighbours. On a GPU: FAISS's own indexes, in the same way.
+Ties are settled by index, which makes the result the same on every run and for any number of threads.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from gs_lift import _native
 from gs_lift.errors import BackendError
+from gs_lift.threads import kernel_threads
 
-FLAT_POINTS = 8_000
-"""Up to here every pair is compared: about as fast as an inverted file, and exact but for float32."""
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Found = tuple[NDArray[np.int32], Floats]
+"""Ids and distances [R k] of R queries, ascending; -1 and infinity where there are fewer."""
 
-QUERY_ROWS = 65_536
-"""Points asked for at once: bounds the memory of FAISS's answer."""
+EXACT_POINTS = 8_000
+"""Up to here the search is exact: it takes no longer."""
 
-SPARE = 8
-"""Neighbours asked for beyond k, so that float32's ranking cannot lose one of the k."""
+RECALL = 0.95
+"""Share of the true neighbours that an approximate search must find; the tree needs the nearest few of them."""
+
+PROBES = 32
+"""Groups that an approximate search looks at, the nearest first; doubled until RECALL is reached."""
+
+SAMPLE = 256
+"""Points whose neighbours are searched exactly to measure recall."""
+
+BLOCK = 65_536
+"""Rows that are converted, or asked of a GPU, at once: bounds memory."""
+
+EVERY = 0
+"""As `probes`: exact."""
+
+NOBODY = -1
+"""As `own`: the query is none of the points. As `home`: its group is not known."""
 
 
 @dataclass(frozen=True)
@@ -33,80 +53,191 @@ class Neighbours:
     them is nearer than this; None where the search was approximate.
     """
 
-    ids: NDArray[np.int64]
-    distances: NDArray[np.float64]
-    reach: NDArray[np.float64] | None
+    ids: NDArray[np.int32]
+    distances: Floats
+    reach: Floats | None
+
+
+class Index(Protocol):
+    """What finds neighbours: our groups, or FAISS on a GPU."""
+
+    groups: int
+
+    def nearest(self, queries: Floats, own: Ints, keep: int, probes: int) -> Found:
+        """The `keep` nearest points of each query [R D], but for the point own [R] that it is.
+
+        probes: groups that are looked at; EVERY: all that may hold one of them.
+        """
+        ...
 
 
 class NeighbourSearch:
     """An index over `points` [N D] float64, finite and pairwise different, that can be asked for any k.
 
-    A kd-tree up to three dimensions; FAISS above: flat up to FLAT_POINTS or where `exact` is set, else an inverted
-    file of about 4 sqrt(N) lists. On the GPU where FAISS has one. Raises BackendError where FAISS is missing.
+    exact: as up to three dimensions, whatever N and D. recall: share of the true neighbours that `query` finds,
+    measured on SAMPLE points by its first call. Raises BackendError where FAISS is needed and missing.
     """
 
-    def __init__(self, points: NDArray[np.float64], *, exact: bool = False, probes: int = 16):
+    def __init__(self, points: Floats, *, exact: bool = False):
         self.points = points
         count, dims = points.shape
-        self.exact = exact or dims <= 3 or count <= FLAT_POINTS
-        self._kd_tree = cKDTree(points) if dims <= 3 else None
-        if self._kd_tree is None:
-            # Around the mean, for float32 loses what |x|^2 + |y|^2 - 2xy cancels. A power of two rounds nothing.
-            centred = points - points.mean(axis=0)
-            largest = float(np.abs(centred).max(initial=0.0))
-            scale = 2.0 ** np.ceil(np.log2(largest)) if largest > 0 else 1.0
-            self._vectors = np.ascontiguousarray(centred / scale, dtype=np.float32)
-            self._scale = scale
-            self._index = faiss_index(self._vectors, flat=self.exact, probes=probes)
+        grouped = dims <= 3 or count <= EXACT_POINTS
+        self.exact = exact or grouped
+        self.recall = 1.0
+        self._probes: int | None = EVERY if self.exact else None
+        self._index: Index = (
+            GpuIndex(points, flat=exact) if not grouped and faiss_has_gpu() else GroupIndex(points)
+        )
 
-    def query(self, k: int, rows: NDArray[np.int64] | None = None) -> Neighbours:
+    def query(self, k: int, rows: Ints | None = None) -> Neighbours:
         """The k nearest others of the points `rows` [R] (all, where None)."""
-        rows = np.arange(len(self.points)) if rows is None else rows
         keep = min(k, len(self.points) - 1)
-        parts = [self._query(keep, rows[at : at + QUERY_ROWS]) for at in range(0, len(rows), QUERY_ROWS)]
-        ids, distances = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return Neighbours(ids, distances, self._reach(rows, distances) if self.exact else None)
+        own, queries = (
+            (np.arange(len(self.points)), self.points) if rows is None else (rows, self.points[rows])
+        )
+        if self._probes is None:
+            self._probes = self._enough_probes(keep)
+        ids, distances = self._index.nearest(queries, own, keep, self._probes)
+        return Neighbours(ids, distances, self._reach(distances) if self.exact else None)
 
-    def _query(self, keep: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        wanted = min(keep + 1 + SPARE, len(self.points))
-        if self._kd_tree is not None:
-            candidates = self._kd_tree.query(self.points[rows], k=np.arange(1, wanted + 1))[1].astype(
-                np.int64
-            )
-        else:
-            candidates = self._index.search(self._vectors[rows], wanted)[1]
-        return _native.rank_neighbours(self.points, rows, candidates, keep)
+    def nearest_to(self, queries: Floats, k: int) -> Found:
+        """The k nearest points of other places, `queries` [R D], finite."""
+        own, keep = np.full(len(queries), NOBODY), min(k, len(self.points))
+        return self._index.nearest(queries, own, keep, PROBES if self._probes is None else self._probes)
 
-    def _reach(self, rows: NDArray[np.int64], distances: NDArray[np.float64]) -> NDArray[np.float64]:
-        if distances.shape[1] == len(self.points) - 1:
-            return np.full(len(rows), np.inf)
-        furthest = distances[:, -1]
-        if self._kd_tree is not None:
-            return furthest
-        # What float32 may misjudge of a squared distance: rounding of the vectors and of three sums of D products.
-        dims = self.points.shape[1]
-        norms = np.linalg.norm(self._vectors.astype(np.float64), axis=1)
-        error = (dims + 8) * 2.0**-23 * (norms[rows] + norms.max()) ** 2 * self._scale**2
+    def _enough_probes(self, keep: int) -> int:
+        rows = np.linspace(0, len(self.points) - 1, SAMPLE).astype(np.int64)
+        furthest = self._index.nearest(self.points[rows], rows, keep, EVERY)[1][:, -1:]
+        probes = PROBES
+        while True:
+            found = self._index.nearest(self.points[rows], rows, keep, probes)[1]
+            self.recall = float((found <= furthest).mean())
+            if self.recall >= RECALL or probes >= self._index.groups:
+                return probes
+            probes *= 2
+
+    def _reach(self, distances: Floats) -> Floats:
+        count, dims = self.points.shape
+        if distances.shape[1] == count - 1:
+            return np.full(len(distances), np.inf)
+        # What float32 may have misjudged of a squared distance, by the size of the coordinates around their mean.
+        furthest, largest = distances[:, -1], _largest(self.points) * dims**0.5
+        error = 2.0**-20 * furthest * largest + (dims + 4) * 2.0**-21 * furthest**2
         return np.sqrt(np.maximum(furthest**2 - error, 0))
 
 
-def faiss_index(vectors: NDArray[np.float32], *, flat: bool, probes: int):  # type: ignore[no-untyped-def]
-    """A filled FAISS index over `vectors` [N D], on the GPU where there is one."""
+class GroupIndex:
+    """Points in groups of near ones. Above three dimensions and EXACT_POINTS it takes FAISS to make the groups."""
+
+    def __init__(self, points: Floats):
+        count, dims = points.shape
+        self._points, self._mean, self._scale = points, points.mean(axis=0), _power_of_two(_largest(points))
+        if dims <= 3 or count <= EXACT_POINTS:
+            order, starts = _native.halve(points, max(64, round(count**0.5 / 4)))
+        else:
+            order, starts = self._groups_by_faiss()
+        self.groups = len(starts) - 1
+        self._home = np.empty(count, dtype=np.int64)
+        self._home[order] = np.repeat(np.arange(self.groups), np.diff(starts))
+        self._groups = _native.PointGroups(points, order, starts, self._mean, self._scale)
+
+    def nearest(self, queries: Floats, own: Ints, keep: int, probes: int) -> Found:
+        home = np.where(own == NOBODY, NOBODY, self._home[own])
+        return self._groups.nearest(self._points, queries, own, home, keep, probes, kernel_threads())
+
+    def _groups_by_faiss(self) -> tuple[NDArray[np.int32], Ints]:
+        """Ids in the order of their groups [N], and where each of about 4 sqrt(N) groups starts [G + 1]."""
+        faiss = load_faiss()
+        count, dims = self._points.shape
+        wanted, per_group = round(4 * count**0.5), 16
+        sample = np.linspace(0, count - 1, min(count, per_group * wanted)).astype(np.int64)
+        training = faiss.Clustering(dims, wanted)
+        training.seed, training.niter = 1234, 4
+        training.min_points_per_centroid = 1  # silences a warning; the groups need not be even
+        training.train(self._near_one(sample), faiss.IndexFlatL2(dims))
+        centers = faiss.vector_to_array(training.centroids).reshape(wanted, dims)
+        groups = np.concatenate(
+            [
+                _native.nearest_centers(self._near_one(rows), centers, kernel_threads())
+                for rows in _blocks(count)
+            ]
+        )
+        sizes = np.bincount(groups)
+        return np.argsort(groups, kind="stable").astype(np.int32), np.cumsum([0, *sizes[sizes > 0]])
+
+    def _near_one(self, rows: Ints | slice) -> NDArray[np.float32]:
+        return np.ascontiguousarray((self._points[rows] - self._mean) / self._scale, dtype=np.float32)
+
+
+class GpuIndex:
+    """FAISS's own index: flat, or an inverted file of 4 sqrt(N) lists. With `device` None on the CPU, for tests."""
+
+    SPARE = 8
+    """Neighbours asked for beyond k, so that float32's ranking cannot lose one of the k."""
+
+    def __init__(self, points: Floats, *, flat: bool, device: int | None = 0):
+        faiss = load_faiss()
+        count, dims = points.shape
+        self._points, self._mean, self._scale = points, points.mean(axis=0), _power_of_two(_largest(points))
+        self._flat = self._on_device(faiss, faiss.IndexFlatL2(dims), device)
+        self._inverted: Any = None
+        self.groups = max(1, round(4 * count**0.5))
+        if not flat:
+            inverted = faiss.IndexIVFFlat(faiss.IndexFlatL2(dims), dims, self.groups)
+            inverted.cp.seed, inverted.cp.niter, inverted.cp.min_points_per_centroid = 1234, 8, 1
+            self._inverted = self._on_device(faiss, inverted, device)
+            self._inverted.train(self._near_one(points))
+        for index in [self._flat] if flat else [self._flat, self._inverted]:
+            for rows in _blocks(count):
+                index.add(self._near_one(points[rows]))
+
+    def nearest(self, queries: Floats, own: Ints, keep: int, probes: int) -> Found:
+        index = self._flat
+        if probes != EVERY and self._inverted is not None:
+            index = self._inverted
+            index.nprobe = min(probes, self.groups)
+        wanted = min(keep + 1 + self.SPARE, len(self._points))
+        parts = []
+        for rows in _blocks(len(queries)):
+            candidates = index.search(self._near_one(queries[rows]), wanted)[1]
+            parts.append(
+                _native.rank_neighbours(
+                    self._points, queries[rows], own[rows], candidates, keep, kernel_threads()
+                )
+            )
+        ids, distances = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return ids, distances
+
+    def _near_one(self, points: Floats) -> NDArray[np.float32]:
+        return np.ascontiguousarray((points - self._mean) / self._scale, dtype=np.float32)
+
+    @staticmethod
+    def _on_device(faiss: ModuleType, index: Any, device: int | None) -> Any:
+        return (
+            index if device is None else faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device, index)
+        )
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    """Slices of at most BLOCK rows; one where there are none."""
+    yield from (slice(at, at + BLOCK) for at in range(0, max(count, 1), BLOCK))
+
+
+def _largest(points: Floats) -> float:
+    """The largest distance of a coordinate from its mean."""
+    mean = points.mean(axis=0)
+    return float(max((points.max(axis=0) - mean).max(), (mean - points.min(axis=0)).max()))
+
+
+def _power_of_two(largest: float) -> float:
+    """A scale that brings coordinates into -1..1 and rounds nothing."""
+    return float(2.0 ** np.ceil(np.log2(largest))) if largest > 0 else 1.0
+
+
+def faiss_has_gpu() -> bool:
+    """Whether FAISS is there, built for GPUs, and sees one."""
     faiss = load_faiss()
-    count, dims = vectors.shape
-    index = faiss.IndexFlatL2(dims)
-    if not flat:
-        index = faiss.IndexIVFFlat(index, dims, max(1, round(4 * count**0.5)))
-        index.nprobe = probes
-        index.cp.seed = 1234
-        index.cp.niter = 8
-        index.cp.min_points_per_centroid = 1  # silences a warning; the lists need not be even
-        index.cp.max_points_per_centroid = 32
-    if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0:
-        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-    index.train(vectors)
-    index.add(vectors)
-    return index
+    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
 
 
 def load_faiss() -> ModuleType:

@@ -40,7 +40,14 @@ def cluster_with_hdbscan(
         ).fit(points)
     labels, order = number_by_weight(fitted.labels_.astype(np.int64), np.ones(count))
     tree = tree_of_merges(fitted.single_linkage_tree_.to_numpy())
-    return Clustering(labels, fitted.probabilities_, np.asarray(fitted.cluster_persistence_)[order], tree)
+    return Clustering(
+        labels=labels,
+        probabilities=fitted.probabilities_,
+        outlier_scores=np.nan_to_num(fitted.outlier_scores_, nan=1.0),  # NaN: lambda is infinite among copies
+        persistences=np.asarray(fitted.cluster_persistence_)[order],
+        tree=tree,
+        cut=None,
+    )
 
 
 def tree_of_merges(merges: NDArray[np.float64]) -> Tree:
@@ -57,4 +64,4 @@ def tree_of_merges(merges: NDArray[np.float64]) -> Tree:
 def _noise(count: int) -> Clustering:
     labels = np.full(count, -1, dtype=np.int64)
     tree = Tree(labels, np.zeros(0), np.zeros(0), np.zeros((0, 2), dtype=np.int64), np.zeros(0))
-    return Clustering(labels, np.zeros(count), np.zeros(0), tree)
+    return Clustering(labels, np.zeros(count), np.zeros(count), np.zeros(0), tree, None)

@@ -12,28 +12,10 @@
 #include <unordered_map>
 #include <vector>
 
+#include "arrays.h"
 #include "clustering_kdtree.h"
-#include "module.h"
 
 namespace {
-
-using Ints = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Ids = nb::ndarray<const int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Vector = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Matrix = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-template <typename T>
-nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> &&values, std::initializer_list<size_t> shape) {
-    auto *kept = new std::vector<T>(std::move(values));
-    nb::capsule owner(kept, [](void *p) noexcept { delete static_cast<std::vector<T> *>(p); });
-    return nb::ndarray<nb::numpy, T>(kept->data(), shape, owner);
-}
-
-template <typename T>
-nb::ndarray<nb::numpy, T> to_numpy(std::vector<T> &&values) {
-    const size_t count = values.size();
-    return to_numpy(std::move(values), {count});
-}
 
 struct UnionFind {
     std::vector<int32_t> parent;
@@ -83,37 +65,6 @@ auto group_equal_rows(Matrix points) {
     return nb::make_tuple(to_numpy(std::move(group)), to_numpy(std::move(first)));
 }
 
-// Distances of candidate neighbours [R K] of the points `rows` [R], in float64. Itself and -1 are dropped, the nearest
-// `keep` are returned by (distance, id), padded with id -1 at an infinite distance.
-auto rank_neighbours(Matrix points, Ints rows, Ids candidates, size_t keep) {
-    const int64_t count = static_cast<int64_t>(rows.shape(0));
-    const size_t dims = points.shape(1), width = candidates.shape(1);
-    std::vector<int64_t> ids(count * keep, -1);
-    std::vector<double> distances(count * keep, kInfinity);
-    const double *x = points.data();
-#pragma omp parallel
-    {
-        std::vector<std::pair<double, int64_t>> found;
-#pragma omp for schedule(static)
-        for (int64_t r = 0; r < count; ++r) {
-            const int64_t row = rows.data()[r];
-            found.clear();
-            for (size_t c = 0; c < width; ++c) {
-                const int64_t id = candidates.data()[r * width + c];
-                if (id < 0 || id == row) continue;
-                found.emplace_back(std::sqrt(squared_distance(x + row * dims, x + id * dims, dims)), id);
-            }
-            std::sort(found.begin(), found.end());
-            for (size_t c = 0; c < std::min(keep, found.size()); ++c) {
-                distances[r * keep + c] = found[c].first;
-                ids[r * keep + c] = found[c].second;
-            }
-        }
-    }
-    const size_t shape = static_cast<size_t>(count);
-    return nb::make_tuple(to_numpy(std::move(ids), {shape, keep}), to_numpy(std::move(distances), {shape, keep}));
-}
-
 // Core distance of `rows`: the smallest r with (w_i - 1) + sum of w_j within r >= min_samples; infinite where the
 // neighbours given are not enough.
 auto core_distances(Ids ids, Matrix distances, Ints rows, Vector weights, double min_samples) {
@@ -123,7 +74,7 @@ auto core_distances(Ids ids, Matrix distances, Ints rows, Vector weights, double
         double sum = weights.data()[rows.data()[r]] - 1;
         if (sum >= min_samples) cores[r] = 0;
         for (size_t c = 0; c < width && sum < min_samples; ++c) {
-            const int64_t id = ids.data()[r * width + c];
+            const int32_t id = ids.data()[r * width + c];
             if (id < 0) break;
             sum += weights.data()[id];
             if (sum >= min_samples) cores[r] = distances.data()[r * width + c];
@@ -180,35 +131,75 @@ auto edges_to_numpy(const std::vector<Edge> &edges) {
     return nb::make_tuple(to_numpy(std::move(ends), {edges.size(), 2}), to_numpy(std::move(weights)));
 }
 
-// Minimum spanning forest of the neighbour graph [N k] under mutual reachability. reach [N]: nothing that is not in
-// the graph is nearer to the point than this; where it is given, only edges that are certainly in the minimum
-// spanning tree of all pairs are taken.
-auto spanning_forest(Ids ids, Matrix distances, Vector cores, nb::object reach) {
-    const size_t count = ids.shape(0), width = ids.shape(1);
-    const double *core = cores.data();
-    std::vector<Edge> edges;
-    edges.reserve(count * width);
-    for (size_t row = 0; row < count; ++row) {
-        const int32_t i = static_cast<int32_t>(row);
-        for (size_t c = 0; c < width; ++c) {
-            const int64_t id = ids.data()[row * width + c];
-            if (id < 0) break;
-            const int32_t j = static_cast<int32_t>(id);
-            const double weight = std::max({core[i], core[j], distances.data()[row * width + c]});
-            edges.push_back({weight, std::min(i, j), std::max(i, j)});
+// Edges of the neighbour graph [N k] under mutual reachability.
+struct Graph {
+    const int32_t *ids;
+    const double *distances, *core;
+    size_t count, width;
+
+    double weight(size_t i, size_t c) const {
+        return std::max({core[i], core[ids[i * width + c]], distances[i * width + c]});
+    }
+
+    // Weights that cut the edges into pieces of about PIECE, from a sample of them.
+    std::vector<double> cuts() const {
+        constexpr size_t PIECE = size_t(1) << 22, SAMPLE = size_t(1) << 16;
+        const size_t pieces = count * width / PIECE;
+        std::vector<double> sample, result;
+        const size_t every = std::max<size_t>(1, count * width / SAMPLE);
+        for (size_t e = 0; pieces && e < count * width; e += every)
+            if (ids[e] >= 0) sample.push_back(weight(e / width, e % width));
+        std::sort(sample.begin(), sample.end());
+        for (size_t piece = 1; piece <= pieces && !sample.empty(); ++piece)
+            result.push_back(sample[piece * (sample.size() - 1) / (pieces + 1)]);
+        result.push_back(kInfinity);
+        return result;
+    }
+
+    // The edges of above < weight <= most that still join two components.
+    void collect(double above, double most, UnionFind &sets, std::vector<Edge> &edges) const {
+        edges.clear();
+        for (size_t row = 0; row < count; ++row) {
+            if (core[row] > most) continue;
+            const int32_t i = static_cast<int32_t>(row), home = sets.find(i);
+            for (size_t c = 0; c < width; ++c) {
+                const int32_t j = ids[row * width + c];
+                if (j < 0 || distances[row * width + c] > most) break;
+                const double w = weight(row, c);
+                if (w > above && w <= most && sets.find(j) != home) edges.push_back({w, std::min(i, j), std::max(i, j)});
+            }
         }
     }
+};
+
+// Minimum spanning forest of the neighbour graph [N k] under mutual reachability. reach [N]: nothing that is not in
+// the graph is nearer to the point than this; where it is given, only edges that are certainly in the minimum
+// spanning tree of all pairs are taken. Edges are looked at by rising weight, some millions at a time: most of the
+// heavy ones are never stored, as the light ones have joined what they would join.
+auto spanning_forest(Ids ids, Matrix distances, Vector cores, nb::object reach) {
+    const size_t count = ids.shape(0);
+    const Graph graph{ids.data(), distances.data(), cores.data(), count, ids.shape(1)};
     Forest forest{UnionFind(count), std::vector<double>(count, 0), {}, !reach.is_none()};
     if (forest.certified) {
         const auto given = nb::cast<Vector>(reach);
         std::copy(given.data(), given.data() + count, forest.reach.begin());
     }
-    filter_kruskal(edges.data(), edges.data() + edges.size(), forest);
+    {
+        nb::gil_scoped_release release;
+        std::vector<Edge> edges;
+        double above = -kInfinity;
+        for (const double most : graph.cuts()) {
+            if (most == above) continue;
+            graph.collect(above, most, forest.sets, edges);
+            filter_kruskal(edges.data(), edges.data() + edges.size(), forest);
+            above = most;
+        }
+    }
     return edges_to_numpy(forest.edges);
 }
 
 // The lightest edges that turn a forest into one tree: Boruvka's rounds over its components, exact.
-auto join_components(Matrix points, Vector cores, Ids forest) {
+auto join_components(Matrix points, Vector cores, Pairs forest) {
     const size_t count = points.shape(0);
     UnionFind sets(count);
     size_t left = count;
@@ -245,7 +236,7 @@ auto join_components(Matrix points, Vector cores, Ids forest) {
 // --------------------------------------------------------------------------------------------------- merge tree
 
 // A tree's edges [N-1 2] in order of weight -> the two nodes that each merge joins, [N-1] each.
-auto merge_nodes(Ids edges) {
+auto merge_nodes(Pairs edges) {
     const size_t merges = edges.shape(0), count = merges + 1;
     UnionFind sets(count);
     std::vector<int32_t> node(count);
@@ -347,8 +338,6 @@ auto condense(Ints left, Ints right, Vector distances, Vector weights, Vector co
 
 void bind_clustering(nb::module_ &m) {
     m.def("group_equal_rows", &group_equal_rows, nb::arg("points"));
-    m.def("rank_neighbours", &rank_neighbours, nb::arg("points"), nb::arg("rows"), nb::arg("candidates"),
-          nb::arg("keep"));
     m.def("core_distances", &core_distances, nb::arg("ids"), nb::arg("distances"), nb::arg("rows"), nb::arg("weights"),
           nb::arg("min_samples"));
     m.def("spanning_forest", &spanning_forest, nb::arg("ids"), nb::arg("distances"), nb::arg("cores"),

@@ -8,5 +8,6 @@ NB_MODULE(_native, m) {
     bind_optimizer(m);
     bind_weights(m);
     bind_clustering(m);
+    bind_neighbours(m);
     bind_lifting(m);
 }

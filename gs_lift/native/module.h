@@ -14,4 +14,5 @@ void bind_image_loss(nb::module_ &m);
 void bind_optimizer(nb::module_ &m);
 void bind_weights(nb::module_ &m);
 void bind_clustering(nb::module_ &m);
+void bind_neighbours(nb::module_ &m);
 void bind_lifting(nb::module_ &m);

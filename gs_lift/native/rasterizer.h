@@ -105,6 +105,9 @@ struct Kernels {
     void (*tile_columns)(const Image &, int tile, int stride, float *columns);
     int (*pixel_weights)(const float *columns, int stride, float x, float y, float minimum, const uint32_t *ids,
                          int32_t *indices, float *values);
+    // Not of the rasterizer, but compiled like it: see neighbours_kernel.h.
+    int (*near_points)(const float *q, const float *block, int padded, int dims, float limit, float *squared,
+                       int32_t *places);
 };
 
 extern const Kernels KERNELS_BASELINE;
