@@ -31,6 +31,10 @@ class RunError(GsLiftError):
     """A run folder is missing, belongs to other settings, or lacks an earlier stage."""
 
 
+class ConstraintError(GsLiftError):
+    """A constraint file is not what it should be, or asks for what cannot be."""
+
+
 class BackendError(GsLiftError):
     """A package or a device that was asked for is not here."""
 

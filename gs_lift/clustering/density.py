@@ -26,6 +26,7 @@ from gs_lift.clustering.hierarchy import (
 from gs_lift.clustering.knn import Neighbours, NeighbourSearch
 from gs_lift.clustering.selection import select_clusters
 from gs_lift.errors import ConfigError
+from gs_lift.threads import kernel_threads
 
 LARGEST = 1e150
 """Coordinates beyond this have no finite squared distance: such rows stay out as NaN does."""
@@ -105,7 +106,9 @@ def spanning_tree(
     cores = _cores(search, found, leaf_weights, min_samples)
     reach = found.reach if exact else None
     forest = _native.spanning_forest(found.ids, found.distances, cores, reach)
-    joints = _native.join_components(leaves, cores, forest[0])
+    joints = _native.join_components(
+        leaves, cores, forest[0], found.ids, found.distances, search.point_groups, kernel_threads()
+    )
     edges = np.concatenate([forest[0], joints[0]])
     distances = np.concatenate([forest[1], joints[1]])
     order = np.lexsort((edges[:, 1], edges[:, 0], distances))

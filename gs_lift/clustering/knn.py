@@ -8,6 +8,7 @@ Ties are settled by index, which makes the result the same on every run and for 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -63,6 +64,11 @@ class Index(Protocol):
 
     groups: int
 
+    @property
+    def point_groups(self) -> _native.PointGroups:
+        """Groups of the points, for kernels that search by themselves."""
+        ...
+
     def nearest(self, queries: Floats, own: Ints, keep: int, probes: int) -> Found:
         """The `keep` nearest points of each query [R D], but for the point own [R] that it is.
 
@@ -100,6 +106,11 @@ class NeighbourSearch:
         ids, distances = self._index.nearest(queries, own, keep, self._probes)
         return Neighbours(ids, distances, self._reach(distances) if self.exact else None)
 
+    @property
+    def point_groups(self) -> _native.PointGroups:
+        """The points in groups of near ones."""
+        return self._index.point_groups
+
     def nearest_to(self, queries: Floats, k: int) -> Found:
         """The k nearest points of other places, `queries` [R D], finite."""
         own, keep = np.full(len(queries), NOBODY), min(k, len(self.points))
@@ -133,17 +144,17 @@ class GroupIndex:
         count, dims = points.shape
         self._points, self._mean, self._scale = points, points.mean(axis=0), _power_of_two(_largest(points))
         if dims <= 3 or count <= EXACT_POINTS:
-            order, starts = _native.halve(points, max(64, round(count**0.5 / 4)))
+            order, starts = _native.halve(points, _group_size(count))
         else:
             order, starts = self._groups_by_faiss()
         self.groups = len(starts) - 1
         self._home = np.empty(count, dtype=np.int64)
         self._home[order] = np.repeat(np.arange(self.groups), np.diff(starts))
-        self._groups = _native.PointGroups(points, order, starts, self._mean, self._scale)
+        self.point_groups = _native.PointGroups(points, order, starts, self._mean, self._scale)
 
     def nearest(self, queries: Floats, own: Ints, keep: int, probes: int) -> Found:
         home = np.where(own == NOBODY, NOBODY, self._home[own])
-        return self._groups.nearest(self._points, queries, own, home, keep, probes, kernel_threads())
+        return self.point_groups.nearest(self._points, queries, own, home, keep, probes, kernel_threads())
 
     def _groups_by_faiss(self) -> tuple[NDArray[np.int32], Ints]:
         """Ids in the order of their groups [N], and where each of about 4 sqrt(N) groups starts [G + 1]."""
@@ -208,6 +219,11 @@ class GpuIndex:
         ids, distances = (np.concatenate(column) for column in zip(*parts, strict=True))
         return ids, distances
 
+    @cached_property
+    def point_groups(self) -> _native.PointGroups:
+        order, starts = _native.halve(self._points, _group_size(len(self._points)))
+        return _native.PointGroups(self._points, order, starts, self._mean, self._scale)
+
     def _near_one(self, points: Floats) -> NDArray[np.float32]:
         return np.ascontiguousarray((points - self._mean) / self._scale, dtype=np.float32)
 
@@ -221,6 +237,11 @@ class GpuIndex:
 def _blocks(count: int) -> Iterator[slice]:
     """Slices of at most BLOCK rows; one where there are none."""
     yield from (slice(at, at + BLOCK) for at in range(0, max(count, 1), BLOCK))
+
+
+def _group_size(count: int) -> int:
+    """Most points in a group that is made by halving."""
+    return max(64, round(count**0.5 / 4))
 
 
 def _largest(points: Floats) -> float:

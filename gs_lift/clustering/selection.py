@@ -1,10 +1,25 @@
-"""Which clusters of a hierarchy are the answer: by excess of mass, or the leaves, not parted below epsilon."""
+"""Which clusters of a hierarchy are the answer: by excess of mass at some granularity, or the leaves; then epsilon.
+
+Notation: own = a cluster's stability, below = the greatest sum of stabilities of clusters under it, none of which is
+another's ancestor. The ratio own / below says how much a cluster is one thing rather than several: infinite where it
+parts no further. Choosing the topmost clusters of a ratio of at least t gives, for any rising t, cuts each of which
+refines the one before; t = 1 is the excess of mass of Campello et al. (2013, section 5).
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gs_lift.clustering.hierarchy import Hierarchy, Ints
+from gs_lift.clustering.hierarchy import Floats, Hierarchy, Ints
 from gs_lift.errors import pick
+
+Mask = NDArray[np.bool_]
+
+SELECTIONS = {"eom": "by excess of mass", "leaf": "the finest"}
+
+MIDDLE = 0.5
+"""The granularity of the greatest excess of mass."""
 
 
 def select_clusters(
@@ -14,28 +29,76 @@ def select_clusters(
     epsilon: float,
     allow_single_cluster: bool,
     max_cluster_size: float,
+    granularity: float = MIDDLE,
 ) -> Ints:
     """The chosen clusters, ascending; none is another's ancestor, the root only where allow_single_cluster."""
-    select = pick(SELECTIONS, selection, "cluster selection")
-    chosen = select(hierarchy, allow_single_cluster, max_cluster_size)
+    pick(SELECTIONS, selection, "cluster selection")
+    if selection == "leaf":
+        chosen = leaves(hierarchy)
+    else:
+        scale = Scale.of(hierarchy, allow_single_cluster, max_cluster_size)
+        chosen = scale.cut(scale.threshold(granularity))
     if epsilon > 0:
         chosen = _merge_below(hierarchy, chosen, epsilon, allow_single_cluster)
     return np.flatnonzero(chosen)
 
 
-def excess_of_mass(hierarchy: Hierarchy, allow_root: bool, max_cluster_size: float) -> NDArray[np.bool_]:
-    """The clusters whose summed stability is greatest (Campello et al. 2013, section 5)."""
-    parent, own = hierarchy.parent, hierarchy.stability
-    below = np.zeros(len(parent))
-    wins = np.zeros(len(parent), dtype=bool)
-    for cluster in range(len(parent) - 1, 0 if not allow_root else -1, -1):
-        wins[cluster] = own[cluster] >= below[cluster] and hierarchy.weight[cluster] <= max_cluster_size
-        if parent[cluster] >= 0:
-            below[parent[cluster]] += own[cluster] if wins[cluster] else below[cluster]
-    return _topmost(parent, wins)
+@dataclass(frozen=True)
+class Scale:
+    """From granularity to thresholds on the ratio, so that even steps of it change evenly much.
+
+    ratio: [C] own / below; -1 where a cluster must not be chosen. coarse: the ratios below 1 of the clusters that are
+    merged again towards granularity 0, ascending; fine: those of 1 and more that come apart towards 1.
+    """
+
+    parent: Ints
+    ratio: Floats
+    coarse: Floats
+    fine: Floats
+
+    @classmethod
+    def of(cls, hierarchy: Hierarchy, allow_root: bool, max_cluster_size: float) -> "Scale":
+        parent, own = hierarchy.parent, hierarchy.stability
+        below, ratio = np.zeros(len(parent)), np.full(len(parent), np.inf)
+        for cluster in range(len(parent) - 1, -1, -1):
+            if below[cluster] > 0:
+                ratio[cluster] = own[cluster] / below[cluster]
+            if hierarchy.weight[cluster] > max_cluster_size or (cluster == 0 and not allow_root):
+                ratio[cluster] = -1
+            if cluster > 0:
+                below[parent[cluster]] += own[cluster] if ratio[cluster] >= 1 else below[cluster]
+        if ratio[0] < 1:
+            ratio[0] = -1  # few large clusters are wanted, not the whole
+        chosen = _topmost(parent, ratio >= 1)
+        under = hierarchy.owners(np.flatnonzero(chosen)) >= 0
+        coarse = np.sort(ratio[~under & (ratio >= 0)])
+        fine = np.sort(ratio[under & (ratio >= 1) & np.isfinite(ratio)])
+        return cls(parent, ratio, coarse, fine)
+
+    def cut(self, threshold: float) -> Mask:
+        """The topmost clusters of a ratio of at least `threshold`."""
+        return _topmost(self.parent, self.ratio >= threshold)
+
+    def threshold(self, granularity: float) -> float:
+        """Clusters of a lower ratio come apart at this granularity in 0..1."""
+        values, level, end = (
+            (self.coarse, 2 * granularity, 1.0)
+            if granularity < MIDDLE
+            else (self.fine, 2 * granularity - 1, np.inf)
+        )
+        if granularity == MIDDLE:
+            return 1.0
+        place = round(level * len(values))
+        return float(values[place]) if place < len(values) else end
+
+    def granularity_beyond(self, ratio: float) -> float:
+        """The least granularity from MIDDLE on at which clusters of this ratio come apart."""
+        if ratio < 1:
+            return MIDDLE
+        return MIDDLE + 0.5 * float(np.searchsorted(self.fine, ratio, side="right")) / max(1, len(self.fine))
 
 
-def leaves(hierarchy: Hierarchy, allow_root: bool, max_cluster_size: float) -> NDArray[np.bool_]:
+def leaves(hierarchy: Hierarchy) -> Mask:
     """The clusters that part no further. A tree that never parts has none, as in `hdbscan`."""
     parent = hierarchy.parent
     is_leaf = np.ones(len(parent), dtype=bool)
@@ -44,7 +107,7 @@ def leaves(hierarchy: Hierarchy, allow_root: bool, max_cluster_size: float) -> N
     return is_leaf
 
 
-def _topmost(parent: Ints, wins: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _topmost(parent: Ints, wins: Mask) -> Mask:
     """Those of `wins` that have no ancestor in it."""
     covered = np.zeros(len(parent), dtype=bool)
     for cluster in range(1, len(parent)):
@@ -53,9 +116,7 @@ def _topmost(parent: Ints, wins: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return wins & ~covered
 
 
-def _merge_below(
-    hierarchy: Hierarchy, chosen: NDArray[np.bool_], epsilon: float, allow_root: bool
-) -> NDArray[np.bool_]:
+def _merge_below(hierarchy: Hierarchy, chosen: Mask, epsilon: float, allow_root: bool) -> Mask:
     """Clusters born below the distance epsilon give way to the nearest ancestor that is born above it."""
     parent, birth = hierarchy.parent, hierarchy.birth
     merged = np.zeros(len(parent), dtype=bool)
@@ -66,6 +127,3 @@ def _merge_below(
             cluster = parent[cluster]
         merged[cluster] = True
     return _topmost(parent, merged)
-
-
-SELECTIONS = {"eom": excess_of_mass, "leaf": leaves}

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "arrays.h"
-#include "clustering_kdtree.h"
+#include "point_groups.h"
 
 namespace {
 
@@ -69,7 +69,7 @@ auto group_equal_rows(Matrix points) {
 // neighbours given are not enough.
 auto core_distances(Ids ids, Matrix distances, Ints rows, Vector weights, double min_samples) {
     const size_t count = ids.shape(0), width = ids.shape(1);
-    std::vector<double> cores(count, kInfinity);
+    std::vector<double> cores(count, INFINITE);
     for (size_t r = 0; r < count; ++r) {
         double sum = weights.data()[rows.data()[r]] - 1;
         if (sum >= min_samples) cores[r] = 0;
@@ -141,6 +141,21 @@ struct Graph {
         return std::max({core[i], core[ids[i * width + c]], distances[i * width + c]});
     }
 
+    // The lightest edge of the graph that leaves each component [N], where it is lighter than `best` [N].
+    void lightest_exits(const std::vector<int32_t> &component, std::vector<Edge> &best) const {
+        for (size_t row = 0; row < count; ++row) {
+            const int32_t i = static_cast<int32_t>(row), own = component[row];
+            for (size_t c = 0; c < width; ++c) {
+                const int32_t j = ids[row * width + c];
+                if (j < 0) break;
+                if (component[j] == own) continue;
+                const Edge edge{weight(row, c), std::min(i, j), std::max(i, j)};
+                best[own] = std::min(best[own], edge);
+                best[component[j]] = std::min(best[component[j]], edge);
+            }
+        }
+    }
+
     // Weights that cut the edges into pieces of about PIECE, from a sample of them.
     std::vector<double> cuts() const {
         constexpr size_t PIECE = size_t(1) << 22, SAMPLE = size_t(1) << 16;
@@ -152,7 +167,7 @@ struct Graph {
         std::sort(sample.begin(), sample.end());
         for (size_t piece = 1; piece <= pieces && !sample.empty(); ++piece)
             result.push_back(sample[piece * (sample.size() - 1) / (pieces + 1)]);
-        result.push_back(kInfinity);
+        result.push_back(INFINITE);
         return result;
     }
 
@@ -187,7 +202,7 @@ auto spanning_forest(Ids ids, Matrix distances, Vector cores, nb::object reach) 
     {
         nb::gil_scoped_release release;
         std::vector<Edge> edges;
-        double above = -kInfinity;
+        double above = -INFINITE;
         for (const double most : graph.cuts()) {
             if (most == above) continue;
             graph.collect(above, most, forest.sets, edges);
@@ -198,9 +213,12 @@ auto spanning_forest(Ids ids, Matrix distances, Vector cores, nb::object reach) 
     return edges_to_numpy(forest.edges);
 }
 
-// The lightest edges that turn a forest into one tree: Boruvka's rounds over its components, exact.
-auto join_components(Matrix points, Vector cores, Pairs forest) {
+// The lightest edges that turn a forest into one tree: Boruvka's rounds over its components, exact. Edges of the
+// neighbour graph [N k] that leave a component say beforehand how light its lightest exit is at most.
+auto join_components(Matrix points, Vector cores, Pairs forest, Ids ids, Matrix distances, const PointGroups &groups,
+                     int threads) {
     const size_t count = points.shape(0);
+    const Graph graph{ids.data(), distances.data(), cores.data(), count, ids.shape(1)};
     UnionFind sets(count);
     size_t left = count;
     for (size_t e = 0; e < forest.shape(0); ++e) {
@@ -210,19 +228,20 @@ auto join_components(Matrix points, Vector cores, Pairs forest) {
     }
     std::vector<Edge> joined;
     if (left > 1) {
-        KdTree tree(points.data(), cores.data(), count, points.shape(1));
+        nb::gil_scoped_release release;
         std::vector<int32_t> component(count), size(count);
-        const Edge none{kInfinity, std::numeric_limits<int32_t>::max(), 0};
         std::vector<Edge> best(count);
         while (left > 1) {
             std::fill(size.begin(), size.end(), 0);
-            std::fill(best.begin(), best.end(), none);
+            std::fill(best.begin(), best.end(), NO_EDGE);
             for (size_t i = 0; i < count; ++i) ++size[component[i] = sets.find(static_cast<int32_t>(i))];
+            graph.lightest_exits(component, best);
             // The others' exits are enough; the largest component would be the dearest to search from.
             const auto largest = std::max_element(size.begin(), size.end()) - size.begin();
-            tree.lightest_exits(component, static_cast<int32_t>(largest), best);
+            best[largest] = NO_EDGE;
+            groups.lightest_exits(points.data(), cores.data(), component, static_cast<int32_t>(largest), best, threads);
             for (const Edge &edge : best) {
-                if (edge.weight == kInfinity) continue;
+                if (edge.weight == INFINITE) continue;
                 const int32_t a = sets.find(edge.i), b = sets.find(edge.j);
                 if (a == b) continue;
                 sets.join(a, b), --left;
@@ -277,7 +296,7 @@ auto condense(Ints left, Ints right, Vector distances, Vector weights, Vector co
     const int64_t count = static_cast<int64_t>(weights.shape(0)), nodes = 2 * count - 1;
     // Copies of one point lie at distance 0. Their density is cut at twice that of the nearest two different points,
     // for an infinite one would outweigh every cluster around them.
-    double nearest = kInfinity;
+    double nearest = INFINITE;
     for (int64_t m = 0; m < count - 1; ++m)
         if (distances.data()[m] > 0) nearest = std::min(nearest, distances.data()[m]);
     const double floor = std::isfinite(nearest) ? nearest / 2 : 1;
@@ -334,6 +353,83 @@ auto condense(Ints left, Ints right, Vector distances, Vector weights, Vector co
     return result;
 }
 
+// ------------------------------------------------------------------------------------------------- cuts in a tree
+
+// Components of points that are both among the other's neighbours [N k] and share a label [N]: the lowest id of each
+// point's component [N]. Points of a label below 0 stand alone.
+auto mutual_components(Ids neighbours, Ints labels) {
+    const size_t count = neighbours.shape(0), width = neighbours.shape(1);
+    const int32_t *ids = neighbours.data();
+    UnionFind sets(count);
+    for (size_t row = 0; row < count; ++row) {
+        const int64_t label = labels.data()[row];
+        for (size_t c = 0; c < width && label >= 0; ++c) {
+            const int32_t other = ids[row * width + c];
+            if (other <= int64_t(row) || labels.data()[other] != label) continue;
+            const int32_t *back = ids + size_t(other) * width;
+            if (std::find(back, back + width, int32_t(row)) == back + width) continue;
+            const int32_t a = sets.find(static_cast<int32_t>(row)), b = sets.find(other);
+            if (a != b) sets.join(a, b);
+        }
+    }
+    std::vector<int64_t> component(count);
+    for (size_t row = 0; row < count; ++row) component[row] = sets.find(static_cast<int32_t>(row));
+    return to_numpy(std::move(component));
+}
+
+// Single linkage that keeps some points apart. edges [N-1 2]: a tree's, by rising weight; labels [N]: only edges within
+// a label >= 0 join. groups [N]: points of one group >= 0 are together from the start. conflicts [X 2]: groups that
+// must not meet. -> the lowest id of each point's component [N].
+auto link_apart(Pairs edges, Ints labels, Ints groups, Pairs conflicts) {
+    const size_t count = labels.shape(0);
+    UnionFind sets(count);
+    std::unordered_map<int64_t, int32_t> first;             // a point of each group
+    std::unordered_map<int32_t, std::vector<int64_t>> held;  // the groups in each component that has any
+    std::unordered_map<int64_t, std::vector<int64_t>> enemies;
+    for (size_t x = 0; x < conflicts.shape(0); ++x) {
+        const int64_t a = conflicts.data()[2 * x], b = conflicts.data()[2 * x + 1];
+        enemies[a].push_back(b);
+        enemies[b].push_back(a);
+    }
+    const auto join = [&](int32_t a, int32_t b) {
+        const int32_t root = sets.join(a, b), other = root == a ? b : a;
+        const auto moved = held.find(other);
+        if (moved == held.end()) return;
+        std::vector<int64_t> groups_moved = std::move(moved->second);
+        held.erase(moved);
+        auto &kept = held[root];
+        kept.insert(kept.end(), groups_moved.begin(), groups_moved.end());
+    };
+    for (size_t row = 0; row < count; ++row) {
+        const int64_t group = groups.data()[row];
+        if (group < 0) continue;
+        const auto [at, fresh] = first.emplace(group, static_cast<int32_t>(row));
+        const int32_t here = sets.find(static_cast<int32_t>(row)), there = sets.find(at->second);
+        if (fresh) held[here].push_back(group);
+        else if (here != there) join(here, there);
+    }
+    const auto hostile = [&](int32_t a, int32_t b) {
+        const auto left = held.find(a), right = held.find(b);
+        if (left == held.end() || right == held.end()) return false;
+        for (const int64_t one : left->second) {
+            const auto of_one = enemies.find(one);
+            if (of_one == enemies.end()) continue;
+            for (const int64_t other : right->second)
+                if (std::find(of_one->second.begin(), of_one->second.end(), other) != of_one->second.end()) return true;
+        }
+        return false;
+    };
+    for (size_t e = 0; e < edges.shape(0); ++e) {
+        const int64_t i = edges.data()[2 * e], j = edges.data()[2 * e + 1];
+        if (labels.data()[i] < 0 || labels.data()[i] != labels.data()[j]) continue;
+        const int32_t a = sets.find(static_cast<int32_t>(i)), b = sets.find(static_cast<int32_t>(j));
+        if (a != b && !hostile(a, b)) join(a, b);
+    }
+    std::vector<int64_t> component(count);
+    for (size_t row = 0; row < count; ++row) component[row] = sets.find(static_cast<int32_t>(row));
+    return to_numpy(std::move(component));
+}
+
 }  // namespace
 
 void bind_clustering(nb::module_ &m) {
@@ -342,8 +438,11 @@ void bind_clustering(nb::module_ &m) {
           nb::arg("min_samples"));
     m.def("spanning_forest", &spanning_forest, nb::arg("ids"), nb::arg("distances"), nb::arg("cores"),
           nb::arg("reach") = nb::none());
-    m.def("join_components", &join_components, nb::arg("points"), nb::arg("cores"), nb::arg("forest"));
+    m.def("join_components", &join_components, nb::arg("points"), nb::arg("cores"), nb::arg("forest"), nb::arg("ids"),
+          nb::arg("distances"), nb::arg("groups"), nb::arg("threads"));
     m.def("merge_nodes", &merge_nodes, nb::arg("edges"));
+    m.def("mutual_components", &mutual_components, nb::arg("neighbours"), nb::arg("labels"));
+    m.def("link_apart", &link_apart, nb::arg("edges"), nb::arg("labels"), nb::arg("groups"), nb::arg("conflicts"));
     m.def("condense", &condense, nb::arg("left"), nb::arg("right"), nb::arg("distances"), nb::arg("weights"),
           nb::arg("cores"), nb::arg("least"));
 }
