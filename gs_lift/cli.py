@@ -111,15 +111,34 @@ def fit(
 def segment(
     out: Annotated[Path, typer.Option(help="PLY to write; labels.json and instances.ply go beside it.")],
     run: RunFolder = None,
+    min_cluster_size: Annotated[
+        float | None, typer.Option(help="Least weight of an object; 1 is a typical Gaussian of a thing.")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Objects whose embeddings part below this distance stay one.")
+    ] = None,
+    granularity: Annotated[
+        float | None, typer.Option(help="0 = few large objects, 0.5 = the default, 1 = the finest parts.")
+    ] = None,
+    constraints: Annotated[
+        Path | None, typer.Option(help="JSON file of pairs that must, or must not, be one object.")
+    ] = None,
 ) -> None:
-    """Cluster the Gaussians into objects and write them."""
+    """Cluster the Gaussians into objects and write them; with options, cut the same tree again in an instant."""
     from gs_lift.pipeline import segment_run, write_outputs
 
     reporter = _reporter()
     if out.suffix.lower() != ".ply":
         raise ConfigError(f"--out {out}: wanted a name that ends in .ply")
     chosen = _run(run)
-    instances = segment_run(chosen, reporter=reporter)
+    changes: dict[str, float] = {}
+    if min_cluster_size is not None:
+        changes |= {"min_size": min_cluster_size, "min_share": 0.0}
+    if epsilon is not None:
+        changes["epsilon"] = epsilon
+    if granularity is not None:
+        changes["granularity"] = granularity
+    instances = segment_run(chosen, changes=changes, constraints=constraints, reporter=reporter)
     reporter.say(f"{chosen.name}: {len(instances)} objects")
     for path in write_outputs(chosen, out):
         reporter.say(f"wrote {path}")

@@ -3,18 +3,18 @@
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
 from gs_lift import __version__, ply
 from gs_lift.checkpoint import Checkpoints
-from gs_lift.clustering import cluster
+from gs_lift.clustering import cluster, read_constraints, recut_instances
 from gs_lift.config import Config, config_hash
 from gs_lift.datasets import load_scene
 from gs_lift.errors import RunError
@@ -29,7 +29,7 @@ from gs_lift.rendering import render
 from gs_lift.report import Strip, contact_sheet, depth_picture, label_picture, write_picture
 from gs_lift.run import STAGES, Run, sha256, start_run
 from gs_lift.scene import Scene
-from gs_lift.segmentation import Embeddings, Instances
+from gs_lift.segmentation import Embeddings, Instances, Parts
 from gs_lift.threads import torch_on_one_thread
 
 log = logging.getLogger(__name__)
@@ -186,10 +186,25 @@ def read_embeddings(run: Run) -> Embeddings:
 
 
 def read_instances(run: Run) -> Instances:
-    """The instances of a run. Raises RunError if it was not segmented yet."""
+    """The instances of a run, as it was cut last. Raises RunError if it was not segmented yet."""
+    return _read_segmentation(run)[0]
+
+
+def _read_segmentation(run: Run) -> tuple[Instances, dict[str, Any]]:
+    """The instances, and the fields of ClusterConfig and the constraints that their cut was made with."""
     _require(run, "segment")
     with _readable(run.result("segment")):
-        return Instances(**torch.load(run.result("segment"), weights_only=True))
+        saved = torch.load(run.result("segment"), weights_only=True)
+        parts = Parts(**saved["parts"])
+        return Instances(**saved["instances"], parts=parts), json.loads(saved["cut"])
+
+
+def _write_segmentation(run: Run, instances: Instances, cut: dict[str, Any]) -> None:
+    assert instances.parts is not None
+    content = vars(instances) | {}
+    content.pop("parts")
+    saved = {"instances": content, "parts": vars(instances.parts), "cut": json.dumps(cut)}
+    write_atomic(run.result("segment"), lambda file: torch.save(saved, file))
 
 
 @contextmanager
@@ -216,17 +231,51 @@ def read_scene(run: Run) -> Scene:
 
 
 @torch_on_one_thread()
-def segment_run(run: Run, *, reporter: Reporter | None = None) -> Instances:
-    """Cluster the embeddings of a run into instances, once."""
+def segment_run(
+    run: Run,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    constraints: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Instances:
+    """Cluster the embeddings of a run into instances, once, and cut their tree again where another cut is wanted.
+
+    changes: fields of ClusterConfig that differ from the run's; constraints: a file, see clustering.constraints. With
+    neither given (None), the last cut stays; with empty changes it is that of the run's config.
+    Raises ConfigError or ConstraintError before the last cut is touched.
+    """
     reporter = reporter or SilentReporter()
+    config = run.config
+    written = read_constraints(constraints) if constraints else None
     if not run.done("segment"):
-        config = run.config
         gaussians, embeddings = read_gaussians(run), read_embeddings(run)
         classes = read_scene(run).classes
         with _timed(run, "segment", None, reporter):
             instances = cluster(embeddings, gaussians, classes, config.cluster, seed=config.seed)
-            write_atomic(run.result("segment"), lambda file: torch.save(vars(instances), file))
-    return read_instances(run)
+            _write_segmentation(run, instances, {})
+        reporter.say(f"segment: {float(instances.tree['recall']):.1%} of the nearest neighbours were found")
+    instances, last = _read_segmentation(run)
+    if changes is None and written is None:
+        return instances
+    wanted = dict(changes or {}) | ({"constraints": asdict(written)} if written else {})
+    if wanted == last:
+        return instances
+    cut = replace(config.cluster, **(changes or {}))
+    gaussians, embeddings = read_gaussians(run), read_embeddings(run)
+    classes = read_scene(run).classes
+    start = time.perf_counter()
+    resolved = None
+    if written is not None:
+        labels = scores = None
+        if written.names_instances:
+            free = recut_instances(instances, embeddings, gaussians, classes, cut)
+            labels, scores = free.labels.numpy(), free.scores.numpy()
+        resolved = written.resolve(len(gaussians), labels, scores)
+    instances = recut_instances(instances, embeddings, gaussians, classes, cut, constraints=resolved)
+    log.info("cut again in %.2f s", time.perf_counter() - start)
+    _write_segmentation(run, instances, wanted)
+    (run.folder / "scores.json").unlink(missing_ok=True)
+    return instances
 
 
 @torch_on_one_thread()
@@ -235,8 +284,8 @@ def write_outputs(run: Run, out: Path) -> list[Path]:
 
     Raises RunError where one of them would replace a file of the run, or the splat that it was given.
     """
-    config, gaussians, instances = run.config, read_gaussians(run), read_instances(run)
-    embeddings = read_embeddings(run)
+    config, gaussians, embeddings = run.config, read_gaussians(run), read_embeddings(run)
+    instances, cut = _read_segmentation(run)
     described = out.with_suffix(".json")
     painted = out.with_name("instances.ply" if out.stem == "labels" else f"{out.stem}_instances.ply")
     own = {run.result(stage).resolve() for stage in STAGES} | {(run.folder / "run.json").resolve()}
@@ -255,7 +304,7 @@ def write_outputs(run: Run, out: Path) -> list[Path]:
     views = views_of_instances(scene.train, gaussians, instances, backend=config.backend)
     ply.write_labels(out, gaussians, instances, comments=comments)
     write_text_atomic(
-        described, ply.labels_json(gaussians, instances, scene.classes, embeddings, views=views)
+        described, ply.labels_json(gaussians, instances, scene.classes, embeddings, views=views, cut=cut)
     )
     ply.write_instances(painted, gaussians, instances, comments=comments)
     return [out, described, painted]

@@ -8,7 +8,7 @@ after them, in the order of the input's rows: viewers of splats pass over what t
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +23,7 @@ from gs_lift.files import write_atomic
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import SH_C0
 from gs_lift.palette import colorize, palette
-from gs_lift.segmentation import Classes, Embeddings, Instances
+from gs_lift.segmentation import Classes, Embeddings, Instances, Parts
 
 MAX_HEADER_BYTES = 1 << 20
 """A PLY header is text of one or two kilobytes; a file whose header does not end before this is no PLY."""
@@ -121,11 +121,14 @@ def labels_json(
     embeddings: Embeddings | None = None,
     *,
     views: Sequence[Sequence[str]] | None = None,
+    cut: Mapping[str, Any] | None = None,
 ) -> str:
     """What labels.ply says, one entry per object: id, class, colour, size, score, boxes of its Gaussians' centres.
 
-    Lengths are in world units. obb: the box along the principal axes (rows of `axes`). visibility: total blending
-    weight over the training pixels, if the embeddings are given; views: names of the views that see it, if given.
+    Lengths are in world units. obb: the box along the principal axes (rows of `axes`). gaussian: the most certain one,
+    counted from 0. visibility: total blending weight over the training pixels, if the embeddings are given; views:
+    names of the views that see it, if given. parts: the clusters within it, nested, each with the granularity from
+    which on it is an object of its own. cut: the settings that made these objects, if given.
     """
     labels, scores, means = _array(instances.labels), _array(instances.scores), _array(gaussians.means)
     order = np.argsort(labels, kind="stable")
@@ -143,6 +146,7 @@ def labels_json(
         }
         if len(members):
             entry["score"] = round(float(scores[members].mean(dtype=np.float64)), 6)
+            entry["gaussian"] = int(members[scores[members].argmax()])
             entry |= _boxes(means[members].astype(np.float64))
         if embeddings is not None:
             entry["visibility"] = round(
@@ -150,14 +154,38 @@ def labels_json(
             )
         if views is not None:
             entry["views"] = list(views[i])
+        if instances.parts is not None:
+            entry["parts"] = _parts(instances.parts, i, -1, str(i + 1), means)
         objects.append(json.dumps(entry))
     # One line an object: a person can read it, and a diff shows which object changed.
     lines = ",\n  ".join(objects)
+    made_by = f'"cut": {json.dumps(cut)}, ' if cut is not None else ""
     return (
-        f'{{"instances": {len(instances)}, "gaussians": {len(labels)}, "none": {int((labels < 0).sum())}, "objects": ['
+        f'{{"instances": {len(instances)}, "gaussians": {len(labels)}, "none": {int((labels < 0).sum())}, '
+        + made_by
+        + '"objects": ['
         + (f"\n  {lines}\n" if objects else "")
         + "]}\n"
     )
+
+
+def _parts(parts: Parts, instance: int, above: int, name: str, means: np.ndarray) -> list[dict[str, Any]]:
+    """The parts of an instance, or of its part `above`, and theirs: id, count, granularity, boxes."""
+    labels, parent = _array(parts.labels), _array(parts.parent)
+    result: list[dict[str, Any]] = []
+    for part in np.flatnonzero((_array(parts.instance) == instance) & (parent == above)).tolist():
+        own = f"{name}.{len(result) + 1}"
+        below = _parts(parts, instance, part, own, means)
+        inside = {part} | _descendants(parent, part)
+        members = np.flatnonzero(np.isin(labels, list(inside)))
+        entry = {"id": own, "count": len(members), "granularity": round(float(parts.granularity[part]), 4)}
+        result.append(entry | _boxes(means[members].astype(np.float64)) | {"parts": below})
+    return result
+
+
+def _descendants(parent: np.ndarray, part: int) -> set[int]:
+    children = np.flatnonzero(parent == part).tolist()
+    return set(children).union(*(_descendants(parent, child) for child in children))
 
 
 def _boxes(points: np.ndarray) -> dict[str, Any]:

@@ -60,19 +60,40 @@ class Embeddings:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What the instances of a scene consist of, as far as their embeddings tell: P parts, larger ones first.
+
+    instance: that each belongs to.
+    parent: the part that it is a part of, -1 = directly of the instance; parents come before children.
+    granularity: from which on it is an instance of its own (see ClusterConfig).
+    labels: the smallest part of each Gaussian, -1 = none.
+    """
+
+    instance: Int[Tensor, "P"]
+    parent: Int[Tensor, "P"]
+    granularity: Float[Tensor, "P"]
+    labels: Int[Tensor, "N"]
+
+    def __len__(self) -> int:
+        return len(self.instance)
+
+
+@dataclass(frozen=True)
 class Instances:
     """The objects of a scene.
 
     labels: instance of each Gaussian, -1 = none; instances are numbered by falling size.
     scores: confidence of each Gaussian's label in 0..1, 0 where it has none.
     classes: semantic class of each instance.
-    tree: what a re-cut needs (see clustering); empty where the clusterer has none.
+    tree: what a re-cut needs (see clustering.recut_instances).
+    parts: what they consist of; None where nobody looked.
     """
 
     labels: Int[Tensor, "N"]
     scores: Float[Tensor, "N"]
     classes: Int[Tensor, "M"]
     tree: dict[str, Tensor]
+    parts: Parts | None = None
 
     def __len__(self) -> int:
         return len(self.classes)

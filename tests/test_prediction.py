@@ -15,7 +15,7 @@ from gs_lift.clustering import (
     cluster_points,
     recut,
 )
-from gs_lift.clustering.reference import cluster_with_hdbscan, tree_of_merges
+from gs_lift.clustering.reference import tree_by_hdbscan, tree_of_merges
 from gs_lift.errors import ConfigError
 
 Floats = NDArray[np.float64]
@@ -217,6 +217,6 @@ def test_other_shapes_are_refused(rows: int, new_shape: tuple[int, ...], said: s
 
 def test_a_clustering_of_unknown_min_samples_is_refused() -> None:
     points, _ = halves(100, 3, seed=15)
-    reference = cluster_with_hdbscan(points, min_cluster_size=5, min_samples=3, selection="eom", epsilon=0.0)
+    reference = recut(tree_by_hdbscan(points, min_samples=3), min_cluster_size=5)
     with pytest.raises(ConfigError, match="not known by which min_samples"):
         approximate_predict(reference, points, points)

@@ -38,7 +38,7 @@ class Clustering:
 
     labels: [N] cluster of each row, numbered by falling weight, -1 = noise. probabilities: [N] how firmly a row
     belongs to its cluster, in 0..1; 0 for noise. outlier_scores: [N] in 0..1, see `outlier_scores`; 0 for rows left
-    out. persistences: [M] stability of each cluster. tree: to cut again. cut: to predict from, None = not known.
+    out. persistences: [M] stability of each cluster. tree: to cut again. cut: to predict from.
     """
 
     labels: Ints
@@ -46,7 +46,7 @@ class Clustering:
     outlier_scores: Floats
     persistences: Floats
     tree: Tree
-    cut: Cut | None
+    cut: Cut
 
 
 def cluster_points(
@@ -56,6 +56,7 @@ def cluster_points(
     min_cluster_size: float = 20,
     min_samples: float = 10,
     selection: str = "eom",
+    granularity: float = 0.5,
     epsilon: float = 0.0,
     allow_single_cluster: bool = False,
     max_cluster_size: float = np.inf,
@@ -77,6 +78,7 @@ def cluster_points(
         tree,
         min_cluster_size=min_cluster_size,
         selection=selection,
+        granularity=granularity,
         epsilon=epsilon,
         allow_single_cluster=allow_single_cluster,
         max_cluster_size=max_cluster_size,
@@ -102,7 +104,7 @@ def spanning_tree(
             leaf, leaf_weights, np.zeros(count), *nothing, np.array(float(min_samples)), np.array(1.0)
         )
     search = NeighbourSearch(leaves, exact=exact)
-    found = search.query(max(neighbours, int(np.ceil(min_samples)) + 1))
+    found = search.query(max(neighbours, int(np.ceil(min_samples / leaf_weights.mean())) + 1))
     cores = _cores(search, found, leaf_weights, min_samples)
     reach = found.reach if exact else None
     forest = _native.spanning_forest(found.ids, found.distances, cores, reach)
@@ -128,19 +130,24 @@ def recut(
     *,
     min_cluster_size: float = 20,
     selection: str = "eom",
+    granularity: float = 0.5,
     epsilon: float = 0.0,
     allow_single_cluster: bool = False,
     max_cluster_size: float = np.inf,
 ) -> Clustering:
     """The clusters of a tree, weighing at least min_cluster_size and (with `eom`) at most max_cluster_size.
 
-    selection: `eom`, the clusters of the greatest excess of mass, or `leaf`, the finest. epsilon: clusters that
+    selection: `eom`, the clusters of the greatest excess of mass, or `leaf`, the finest. granularity: in 0..1, with
+    `eom`: 0 gives few large clusters, 0.5 those of the greatest excess of mass, 1 the finest; any cut refines those of
+    a lower granularity. epsilon: clusters that
     part below this distance stay together (Malzer and Baum 2020). allow_single_cluster: the whole may be one.
     """
     if min_cluster_size < 2:
         raise ConfigError(f"min_cluster_size must be 2 or more; got {min_cluster_size}")
-    if epsilon < 0:
+    if not epsilon >= 0:
         raise ConfigError(f"epsilon must be 0 or more; got {epsilon}")
+    if not 0 <= granularity <= 1:
+        raise ConfigError(f"granularity must be 0 to 1; got {granularity}")
     count = len(tree.weights)
     if count < 2:
         return _single_leaf(tree, min_cluster_size, epsilon)
@@ -148,6 +155,7 @@ def recut(
     chosen = select_clusters(
         hierarchy,
         selection=selection,
+        granularity=granularity,
         epsilon=epsilon,
         allow_single_cluster=allow_single_cluster and bool(tree.weights.sum() >= min_cluster_size),
         max_cluster_size=max_cluster_size,

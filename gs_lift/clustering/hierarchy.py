@@ -119,15 +119,3 @@ def outlier_scores(hierarchy: Hierarchy) -> Floats:
         above = hierarchy.parent[cluster]
         peak[above] = max(peak[above], peak[cluster])
     return 1 - hierarchy.point_lambda / peak[hierarchy.point_cluster]
-
-
-def first_parting(tree: Tree, least: float) -> tuple[Ints, float] | None:
-    """Where the whole first comes apart into two parts that weigh `least`: 0 or 1 for each row, -1 in neither, and
-    the distance between the parts. None where it never does."""
-    if len(tree.weights) < 2:
-        return None
-    hierarchy = condense(tree, least)
-    if len(hierarchy) == 1:
-        return None
-    sides, _ = leaf_labels(Cut(hierarchy, np.array([1, 2]), 0.0))
-    return np.append(sides, -1)[tree.leaf], 1 / float(hierarchy.birth[1])

@@ -3,42 +3,63 @@
 Notation: T Gaussians of things; label = cluster of each, NOBODY = none.
 """
 
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from torch import Tensor
 
+from gs_lift import _native
 from gs_lift.clustering.density import spanning_tree
-from gs_lift.clustering.hierarchy import first_parting
+from gs_lift.clustering.hierarchy import Floats, Ints, condense
+from gs_lift.clustering.knn import NeighbourSearch
+from gs_lift.clustering.settings import ClusterConfig
 from gs_lift.gaussians import Gaussians
 from gs_lift.segmentation import Classes, Embeddings
+from gs_lift.threads import kernel_threads
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Number = TypeVar("Number", bound=np.generic)
 
 NOBODY = -1
 """Label of a Gaussian that belongs to no instance."""
 
 NEAREST_IN_SPACE = 16
-"""Neighbours in space that say what a noise Gaussian lies among."""
+"""Neighbours in space that say what a Gaussian lies among."""
+
+OF_A_CLUMP = 24
+"""Points of a clump that say where it lies: less than its radius apart, and a gap is several radii wide."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Which Gaussians are things, and which lie around which: all that a cut needs besides the tree.
+
+    rows: [T] of the scene's Gaussians. around: [T K] the nearest others in space, of those that are things. mutual: [T]
+    a bit for each of them that has this one among its own.
+    """
+
+    rows: Ints
+    around: NDArray[np.int32]
+    mutual: NDArray[np.uint16]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Its arrays by name, to be saved; `Space(**arrays)` is the way back."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 @dataclass(frozen=True)
 class Things:
     """The Gaussians that can belong to an instance.
 
-    rows: [T] which of the scene's `count`. fast: [T D]. means: [T 3] in world units. weights: [T] visibility,
-    limited, relative to its mean, so that they sum to T. semantic: [T C] probability of each thing class.
+    count: of all Gaussians of the scene. fast: [T D]. means: [T 3] in world units. weights: [T] visibility, limited,
+    relative to its mean, so that they sum to T. semantic: [T C] probability of each thing class.
     """
 
     count: int
-    rows: Ints
+    space: Space
     fast: Floats
     means: Floats
     weights: Floats
@@ -46,6 +67,10 @@ class Things:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def rows(self) -> Ints:
+        return self.space.rows
 
     def spread(self, values: NDArray[Number], absent: float) -> NDArray[Number]:
         """values [T] on all N Gaussians, `absent` elsewhere."""
@@ -58,55 +83,106 @@ def things_of(
     embeddings: Embeddings,
     gaussians: Gaussians,
     classes: Classes,
-    min_thing: float,
-    min_visibility: float,
-    max_weight: float,
+    config: ClusterConfig,
+    space: Space | None = None,
 ) -> Things:
-    """Those that are things by their semantics, were seen, and are finite; heavy ones weigh max_weight means."""
-    semantic = embeddings.semantic.detach().double().cpu().softmax(dim=1).numpy()[:, list(classes.things)]
-    fast = embeddings.fast.detach().double().cpu().numpy()
-    means = gaussians.means.detach().double().cpu().numpy()
-    visibility = embeddings.visibility.detach().double().cpu().numpy()
-    thing = semantic.sum(axis=1) >= min_thing  # false where a logit is NaN
-    finite = np.isfinite(fast).all(axis=1) & np.isfinite(means).all(axis=1) & np.isfinite(visibility)
-    rows = np.flatnonzero(thing & finite & (visibility > min_visibility))
-    weights = visibility[rows]
+    """Those that are things by their semantics, were seen, and are finite; heavy ones weigh max_weight means.
+
+    space: as it was found before, None = find it now.
+    """
+    rows = _rows_of_things(embeddings, gaussians, classes, config) if space is None else space.rows
+    picked = torch.from_numpy(rows)
+
+    def of_rows(tensor: Tensor) -> Floats:
+        return tensor.detach().cpu()[picked].double().numpy()
+
+    means, weights = of_rows(gaussians.means), of_rows(embeddings.visibility)
     if len(rows):
-        weights = np.minimum(weights / weights.mean(), max_weight)
+        weights = np.minimum(weights / weights.mean(), config.max_weight)
         weights /= weights.mean()
-    return Things(len(fast), rows, fast[rows], means[rows], weights, semantic[rows])
+    if space is None:
+        around = nearest_in_space(means)
+        space = Space(rows, around, _native.mutual_bits(around))
+    semantic = torch.from_numpy(of_rows(embeddings.semantic)).softmax(dim=1).numpy()[:, list(classes.things)]
+    return Things(len(embeddings), space, of_rows(embeddings.fast), means, weights, semantic)
+
+
+def _rows_of_things(
+    embeddings: Embeddings, gaussians: Gaussians, classes: Classes, config: ClusterConfig
+) -> Ints:
+    semantic = embeddings.semantic.detach().double().cpu().softmax(dim=1).numpy()[:, list(classes.things)]
+    visibility = embeddings.visibility.detach().double().cpu().numpy()
+    thing = semantic.sum(axis=1) >= config.min_thing  # false where a logit is NaN
+    finite = np.isfinite(visibility)
+    for tensor in (embeddings.fast, gaussians.means):
+        finite &= tensor.detach().cpu().isfinite().all(dim=1).numpy()
+    return np.flatnonzero(thing & finite & (visibility > config.min_visibility))
+
+
+def nearest_in_space(means: Floats) -> NDArray[np.int32]:
+    """The NEAREST_IN_SPACE others of each of means [T 3], or all there are."""
+    if len(means) < 2:
+        return np.zeros((len(means), 0), dtype=np.int32)
+    return NeighbourSearch(means).query(NEAREST_IN_SPACE).ids
 
 
 def split_apart(things: Things, labels: Ints, gap: float, least: float) -> Ints:
     """Cut a cluster where its parts lie further apart in space than `gap` times the smaller part's radius.
 
     The contrastive loss parts only what was seen in one image: two objects that never were may share an embedding.
-    Parts lighter than `least` are no parts; what lies outside both becomes noise.
+    Parts lighter than `least` are no parts; of a cluster that is cut, what lies in none becomes noise.
     """
+    # Clumps: neighbours of each other in space. Across a gap wider than a clump no two points are, so only a cluster of
+    # several heavy clumps can fall apart, and a few points of each clump tell where.
+    clumps = _native.mutual_components(things.space.around, things.space.mutual, labels)
+    weights = np.bincount(clumps, weights=things.weights, minlength=len(labels))
+    heavy = np.flatnonzero((weights >= least) & (labels >= 0) & (clumps == np.arange(len(labels))))
+    suspects = np.flatnonzero(np.bincount(labels[heavy], minlength=1) > 1)
     result, following = labels.copy(), int(labels.max(initial=NOBODY)) + 1
-    waiting = [np.flatnonzero(labels == label) for label in range(following)]
-    while waiting:
-        members = waiting.pop()
-        side = _sides(things.means[members], things.weights[members], gap, least)
-        if side is not None:
-            first, second = members[side == 0], members[side == 1]
-            result[members[side == NOBODY]] = NOBODY
-            result[second] = following
-            following += 1
-            waiting += [first, second]
+    order = np.argsort(clumps, kind="stable")
+    bounds = np.searchsorted(clumps[order], np.stack([heavy, heavy + 1], axis=1))
+    for label in suspects:
+        of_label = np.flatnonzero(labels[heavy] == label)
+        members = [order[begin:end] for begin, end in bounds[of_label]]
+        parts = _parts_in_space(things, members, gap, least)
+        if len(np.unique(parts[parts >= 0])) < 2:
+            continue
+        result[labels == label] = NOBODY
+        for rows, part in zip(members, parts.tolist(), strict=True):
+            if part >= 0:
+                result[rows] = label if part == 0 else following + part - 1
+        following += int(parts.max())
     return result
 
 
-def _sides(means: Floats, weights: Floats, gap: float, least: float) -> Ints | None:
-    """0 or 1 for the two parts of a cluster that falls apart in space, NOBODY outside both; None where it does not."""
-    if weights.sum() < 2 * least:
-        return None
-    parting = first_parting(spanning_tree(means, weights=weights, min_samples=3, neighbours=12), least)
-    if parting is None:
-        return None
-    side, distance = parting
-    smaller = min(_radius(means[side == part], weights[side == part]) for part in (0, 1))
-    return side if distance > gap * smaller else None
+def _parts_in_space(things: Things, clumps: list[Ints], gap: float, least: float) -> Ints:
+    """The part 0, 1, ... that each clump of a cluster belongs to, -1 = none."""
+    sampled = [rows[:: max(1, len(rows) // OF_A_CLUMP)] for rows in clumps]
+    clump = np.repeat(np.arange(len(clumps)), [len(rows) for rows in sampled])
+    rows = np.concatenate(sampled)
+    heaviness = np.array([things.weights[rows].sum() for rows in clumps])
+    weights = (heaviness / np.bincount(clump))[clump]
+    means = things.means[rows]
+    tree = spanning_tree(
+        means, weights=weights, min_samples=1, neighbours=12
+    )  # single linkage: nothing is strewn here
+    hierarchy = condense(tree, least)
+    part = np.full(len(rows), -1, dtype=np.int64)
+    waiting, found = [0], 0
+    while waiting:
+        node = waiting.pop()
+        children = np.flatnonzero(hierarchy.parent == node)
+        inside = [hierarchy.owners(np.array([c]))[hierarchy.point_cluster][tree.leaf] == 0 for c in children]
+        if len(children) and 1 / hierarchy.birth[children[0]] > gap * min(
+            _radius(means[one], weights[one]) for one in inside
+        ):
+            waiting += children[::-1].tolist()
+            continue
+        part[hierarchy.owners(np.array([node]))[hierarchy.point_cluster][tree.leaf] == 0] = found
+        found += 1
+    votes = np.zeros((len(clumps), found + 1))
+    np.add.at(votes, (clump, part), 1)  # the last column is that of -1
+    return np.where(votes[:, :-1].any(axis=1), votes[:, :-1].argmax(axis=1), -1)
 
 
 def _radius(means: Floats, weights: Floats) -> float:
@@ -115,8 +191,8 @@ def _radius(means: Floats, weights: Floats) -> float:
     return float(np.sqrt(np.average(((means - center) ** 2).sum(axis=1), weights=weights)))
 
 
-def drop_scattered(things: Things, labels: Ints, coherence: float) -> Ints:
-    """Make noise of every cluster that is strewn among others in space.
+def drop_scattered(things: Things, labels: Ints, coherence: float, spared: Ints) -> Ints:
+    """Make noise of every cluster that is strewn among others in space, but for the labels `spared`.
 
     What counts is the share of the weight around its members that belongs to the same cluster: near 1 for an object,
     low for the odd embeddings of borders. This tells true small objects from false ones better than their size does.
@@ -124,58 +200,65 @@ def drop_scattered(things: Things, labels: Ints, coherence: float) -> Ints:
     rows = np.flatnonzero(labels != NOBODY)
     if not len(rows):
         return labels
-    around, weights = _surroundings(things, rows)
-    own = labels[around] == labels[rows, None]
-    share = (weights * own).sum(axis=1) / np.maximum(weights.sum(axis=1), 1e-12)
+    share = _share_around(things, labels, rows, labels[rows])
     count = int(labels.max(initial=NOBODY)) + 1
     total = np.bincount(labels[rows], weights=things.weights[rows], minlength=count)
-    kept = (
-        np.bincount(labels[rows], weights=things.weights[rows] * share, minlength=count) >= coherence * total
-    )
+    own = np.bincount(labels[rows], weights=things.weights[rows] * share, minlength=count)
+    kept = own >= coherence * total
+    kept[spared] = True
     return np.where((labels != NOBODY) & np.append(kept, False)[labels], labels, NOBODY)
 
 
 def assign_noise(
-    things: Things, labels: Ints, scores: Floats, spread: float, agreement: float
+    things: Things, labels: Ints, scores: Floats, spread: float, agreement: float, spared: Ints
 ) -> tuple[Ints, Floats]:
-    """Give noise to an instance where space and embedding say the same.
+    """Give noise to an instance where space and embedding say the same, but for the rows `spared`.
 
-    In space, more than `agreement` of the weight of its nearest Gaussians belongs to the instance (noise among them
-    speaks against). In the embedding, that instance's centre is the nearest of all, at most `spread` times its radius
-    away. All are judged by the labels given, so that the order does not matter. The score is half the agreement,
-    falling with the distance: less than that of a firm member.
+    In space, more than `agreement` of the weight of its nearest Gaussians belongs to the instance, and no more to any
+    other (noise among them speaks against). In the embedding, that instance's centre is the nearest of all, at most
+    `spread` times its radius away. All are judged by the labels given, so that the order does not matter. The score is
+    half the agreement, falling with the distance: less than that of a firm member.
     """
-    noise = np.flatnonzero(labels == NOBODY)
+    noise = np.setdiff1d(np.flatnonzero(labels == NOBODY), spared)
     count = int(labels.max(initial=NOBODY)) + 1
     if not len(noise) or not count:
         return labels, scores
-    candidate, share = _majority(things, labels, noise)
-    members = [labels == label for label in range(count)]
-    centers = np.stack([np.average(things.fast[m], axis=0, weights=things.weights[m]) for m in members])
-    radii = np.array([_radius(things.fast[m], things.weights[m]) for m in members])
-    distances, nearest = cKDTree(centers).query(things.fast[noise])
-    off = distances / np.maximum(radii[nearest], 1e-12)
-    taken = (candidate == nearest) & (share > agreement) & (off <= spread)
+    centers, radii = _balls(things, labels, count)
+    nearest = _native.nearest_centers(
+        things.fast[noise].astype(np.float32), centers.astype(np.float32), kernel_threads()
+    )
+    off = np.linalg.norm(things.fast[noise] - centers[nearest], axis=1) / np.maximum(radii[nearest], 1e-12)
+    share = _share_around(things, labels, noise, nearest.astype(np.int64))
+    taken = np.flatnonzero((share > agreement) & (off <= spread))
+    around = things.space.around[noise[taken]]
+    taken = taken[share[taken] >= _largest_share(labels[around], things.weights[around]) * (1 - 1e-9)]
     labels, scores = labels.copy(), scores.copy()
-    labels[noise[taken]] = candidate[taken]
-    scores[noise[taken]] = (0.5 * share * (1 - 0.5 * off / spread))[taken]
+    labels[noise[taken]] = nearest[taken]
+    scores[noise[taken]] = 0.5 * share[taken] * (1 - 0.5 * off[taken] / spread)
     return labels, scores
 
 
-def _majority(things: Things, labels: Ints, rows: Ints) -> tuple[Ints, Floats]:
-    """The label of most of the weight around each of `rows` in space, and its share of all the weight there."""
-    around, weights = _surroundings(things, rows)
-    votes = np.zeros((len(rows), int(labels.max(initial=NOBODY)) + 2))  # the last column is that of NOBODY
-    np.add.at(votes, (np.arange(len(rows))[:, None], labels[around]), weights)
-    share = votes[:, :-1] / np.maximum(votes.sum(axis=1, keepdims=True), 1e-12)
-    return share.argmax(axis=1), share.max(axis=1)
+def _share_around(things: Things, labels: Ints, rows: Ints, wanted: Ints) -> Floats:
+    """[R] The share of the weight around each of `rows` in space that has the label `wanted` [R]."""
+    return _native.share_of_label(things.space.around, labels, things.weights, rows, wanted, kernel_threads())
 
 
-def _surroundings(things: Things, rows: Ints) -> tuple[Ints, Floats]:
-    """The nearest Gaussians of `rows` in space and their weights; a Gaussian itself weighs nothing there."""
-    wanted = min(NEAREST_IN_SPACE + 1, len(things))
-    around = cKDTree(things.means).query(things.means[rows], k=np.arange(1, wanted + 1))[1]
-    return around, np.where(around == rows[:, None], 0.0, things.weights[around])
+def _balls(things: Things, labels: Ints, count: int) -> tuple[Floats, Floats]:
+    """Weighted centre [M D] and root of the mean square distance from it [M] of the embeddings of each label."""
+    rows = np.flatnonzero(labels != NOBODY)
+    own, weights, fast = labels[rows], things.weights[rows], things.fast[rows]
+    total = np.maximum(np.bincount(own, weights=weights, minlength=count), 1e-300)
+    sums = [np.bincount(own, weights=weights * column, minlength=count) for column in fast.T]
+    centers = np.stack(sums, axis=1) / total[:, None]
+    off = np.bincount(own, weights=weights * ((fast - centers[own]) ** 2).sum(axis=1), minlength=count)
+    return centers, np.sqrt(off / total)
+
+
+def _largest_share(labels: Ints, weights: Floats) -> Floats:
+    """[R] The share of the weights [R K] of the label that has most of them; noise has none."""
+    same = labels[:, :, None] == labels[:, None, :]
+    each = (same * weights[:, None, :]).sum(axis=2) * (labels != NOBODY)
+    return each.max(axis=1, initial=0) / np.maximum(weights.sum(axis=1), 1e-12)
 
 
 def vote_classes(things: Things, labels: Ints, classes: Classes) -> Int[Tensor, "M"]:
@@ -183,7 +266,10 @@ def vote_classes(things: Things, labels: Ints, classes: Classes) -> Int[Tensor, 
     count = int(labels.max(initial=NOBODY)) + 1
     if not count:
         return torch.zeros(0, dtype=torch.int64)
-    votes = np.zeros((count, len(classes.things)))
-    member = labels != NOBODY
-    np.add.at(votes, labels[member], (things.semantic * things.weights[:, None])[member])
+    rows = np.flatnonzero(labels != NOBODY)
+    own, weights = labels[rows], things.weights[rows]
+    votes = np.stack(
+        [np.bincount(own, weights=weights * column, minlength=count) for column in things.semantic[rows].T],
+        axis=1,
+    )
     return torch.tensor(classes.things, dtype=torch.int64)[torch.from_numpy(votes.argmax(axis=1))]

@@ -241,7 +241,7 @@ def _blocks(count: int) -> Iterator[slice]:
 
 def _group_size(count: int) -> int:
     """Most points in a group that is made by halving."""
-    return max(64, round(count**0.5 / 4))
+    return max(128, round(count**0.5 / 4))
 
 
 def _largest(points: Floats) -> float:

@@ -31,7 +31,7 @@ def approximate_predict(
     Raises ConfigError for other points than were clustered, or a clustering that does not know its min_samples.
     """
     cut, tree = clustering.cut, clustering.tree
-    if cut is None or np.isnan(tree.min_samples):
+    if np.isnan(tree.min_samples):
         raise ConfigError(
             "cannot predict from this clustering: it is not known by which min_samples it was made"
         )

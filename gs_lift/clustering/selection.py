@@ -47,12 +47,14 @@ def select_clusters(
 class Scale:
     """From granularity to thresholds on the ratio, so that even steps of it change evenly much.
 
-    ratio: [C] own / below; -1 where a cluster must not be chosen. coarse: the ratios below 1 of the clusters that are
-    merged again towards granularity 0, ascending; fine: those of 1 and more that come apart towards 1.
+    ratio: [C] own / below; -1 where a cluster must not be chosen. gone: [C] the threshold beyond which a cluster and
+    those above it have all come apart: the greatest ratio from the root down. coarse: that of the clusters above those
+    of threshold 1, ascending; fine: that of those and the clusters under them.
     """
 
     parent: Ints
     ratio: Floats
+    gone: Floats
     coarse: Floats
     fine: Floats
 
@@ -71,9 +73,12 @@ class Scale:
             ratio[0] = -1  # few large clusters are wanted, not the whole
         chosen = _topmost(parent, ratio >= 1)
         under = hierarchy.owners(np.flatnonzero(chosen)) >= 0
-        coarse = np.sort(ratio[~under & (ratio >= 0)])
-        fine = np.sort(ratio[under & (ratio >= 1) & np.isfinite(ratio)])
-        return cls(parent, ratio, coarse, fine)
+        gone = ratio.copy()
+        for cluster in range(1, len(parent)):
+            gone[cluster] = max(gone[cluster], gone[parent[cluster]])
+        coarse = np.sort(gone[~under & (ratio >= 0)])
+        fine = np.sort(gone[under & np.isfinite(gone)])
+        return cls(parent, ratio, gone, coarse, fine)
 
     def cut(self, threshold: float) -> Mask:
         """The topmost clusters of a ratio of at least `threshold`."""
@@ -91,11 +96,12 @@ class Scale:
         place = round(level * len(values))
         return float(values[place]) if place < len(values) else end
 
-    def granularity_beyond(self, ratio: float) -> float:
-        """The least granularity from MIDDLE on at which clusters of this ratio come apart."""
-        if ratio < 1:
+    def granularity_beyond(self, threshold: float) -> float:
+        """The least granularity from MIDDLE on whose threshold is greater."""
+        if threshold < 1:
             return MIDDLE
-        return MIDDLE + 0.5 * float(np.searchsorted(self.fine, ratio, side="right")) / max(1, len(self.fine))
+        place = float(np.searchsorted(self.fine, threshold, side="right"))
+        return MIDDLE + 0.5 * place / max(1, len(self.fine))
 
 
 def leaves(hierarchy: Hierarchy) -> Mask:

@@ -355,19 +355,34 @@ auto condense(Ints left, Ints right, Vector distances, Vector weights, Vector co
 
 // ------------------------------------------------------------------------------------------------- cuts in a tree
 
-// Components of points that are both among the other's neighbours [N k] and share a label [N]: the lowest id of each
-// point's component [N]. Points of a label below 0 stand alone.
-auto mutual_components(Ids neighbours, Ints labels) {
+// Of each point, a bit for each of its neighbours [N k], k <= 16, that has it among its own.
+auto mutual_bits(Ids neighbours) {
     const size_t count = neighbours.shape(0), width = neighbours.shape(1);
+    if (width > 16) throw std::invalid_argument("mutual_bits: at most 16 neighbours wanted");
     const int32_t *ids = neighbours.data();
+    std::vector<uint16_t> bits(count, 0);
+    for (size_t row = 0; row < count; ++row)
+        for (size_t c = 0; c < width; ++c) {
+            const int32_t other = ids[row * width + c];
+            if (other < 0) continue;
+            const int32_t *back = ids + size_t(other) * width;
+            if (std::find(back, back + width, int32_t(row)) != back + width) bits[row] |= uint16_t(1u << c);
+        }
+    return to_numpy(std::move(bits));
+}
+
+// Components of mutual neighbours that share a label [N]: the lowest id of each point's component [N]. Points of a
+// label below 0 stand alone.
+auto mutual_components(Ids neighbours, nb::ndarray<const uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> bits,
+                       Ints labels) {
+    const size_t count = neighbours.shape(0), width = neighbours.shape(1);
     UnionFind sets(count);
     for (size_t row = 0; row < count; ++row) {
-        const int64_t label = labels.data()[row];
-        for (size_t c = 0; c < width && label >= 0; ++c) {
-            const int32_t other = ids[row * width + c];
-            if (other <= int64_t(row) || labels.data()[other] != label) continue;
-            const int32_t *back = ids + size_t(other) * width;
-            if (std::find(back, back + width, int32_t(row)) == back + width) continue;
+        if (labels.data()[row] < 0) continue;
+        const int32_t *ids = neighbours.data() + row * width;
+        for (uint32_t rest = bits.data()[row]; rest; rest &= rest - 1) {
+            const int32_t other = ids[__builtin_ctz(rest)];
+            if (other < int64_t(row) || labels.data()[other] != labels.data()[row]) continue;
             const int32_t a = sets.find(static_cast<int32_t>(row)), b = sets.find(other);
             if (a != b) sets.join(a, b);
         }
@@ -375,6 +390,28 @@ auto mutual_components(Ids neighbours, Ints labels) {
     std::vector<int64_t> component(count);
     for (size_t row = 0; row < count; ++row) component[row] = sets.find(static_cast<int32_t>(row));
     return to_numpy(std::move(component));
+}
+
+// Share of the weight of the neighbours [N k] of each of `rows` [R] that is of a label: wanted [R].
+auto share_of_label(Ids neighbours, Ints labels, Vector weights, Ints rows, Ints wanted, int threads) {
+    const size_t count = rows.shape(0), width = neighbours.shape(1);
+    std::vector<double> share(count);
+    {
+        nb::gil_scoped_release release;
+        parallel_ranges(int(count), threads, [&](int begin, int end) {
+            for (int r = begin; r < end; ++r) {
+                const int32_t *ids = neighbours.data() + size_t(rows.data()[r]) * width;
+                double own = 0, all = 0;
+                for (size_t c = 0; c < width && ids[c] >= 0; ++c) {
+                    const double weight = weights.data()[ids[c]];
+                    all += weight;
+                    if (labels.data()[ids[c]] == wanted.data()[r]) own += weight;
+                }
+                share[r] = own / std::max(all, 1e-12);
+            }
+        });
+    }
+    return to_numpy(std::move(share));
 }
 
 // Single linkage that keeps some points apart. edges [N-1 2]: a tree's, by rising weight; labels [N]: only edges within
@@ -441,7 +478,10 @@ void bind_clustering(nb::module_ &m) {
     m.def("join_components", &join_components, nb::arg("points"), nb::arg("cores"), nb::arg("forest"), nb::arg("ids"),
           nb::arg("distances"), nb::arg("groups"), nb::arg("threads"));
     m.def("merge_nodes", &merge_nodes, nb::arg("edges"));
-    m.def("mutual_components", &mutual_components, nb::arg("neighbours"), nb::arg("labels"));
+    m.def("mutual_bits", &mutual_bits, nb::arg("neighbours"));
+    m.def("mutual_components", &mutual_components, nb::arg("neighbours"), nb::arg("bits"), nb::arg("labels"));
+    m.def("share_of_label", &share_of_label, nb::arg("neighbours"), nb::arg("labels"), nb::arg("weights"),
+          nb::arg("rows"), nb::arg("wanted"), nb::arg("threads"));
     m.def("link_apart", &link_apart, nb::arg("edges"), nb::arg("labels"), nb::arg("groups"), nb::arg("conflicts"));
     m.def("condense", &condense, nb::arg("left"), nb::arg("right"), nb::arg("distances"), nb::arg("weights"),
           nb::arg("cores"), nb::arg("least"));

@@ -352,14 +352,17 @@ class PointGroups {
         }
     }
 
-    // The groups to look at, by the distance of their centres from that of group g, ties by number.
+    // The groups to look at, the nearest first by the distance of their centres from that of group g, ties by number.
+    // Where all are looked at, only the first need an order: they set the bounds that the others are held to.
     void order_visits(size_t probes, size_t g, Scratch &scratch) const {
+        constexpr size_t ORDERED = 64;
         auto &visits = scratch.visits;
         visits.resize(groups_);
         for (size_t h = 0; h < groups_; ++h)
             visits[h] = {h == g ? -1.0f : apart(centers_.data() + g * dims_, centers_.data() + h * dims_), int32_t(h)};
         const size_t looked_at = probes ? std::min(probes, groups_) : groups_;
-        std::partial_sort(visits.begin(), visits.begin() + int64_t(looked_at), visits.end());
+        const size_t ordered = probes ? looked_at : std::min(ORDERED, groups_);
+        std::partial_sort(visits.begin(), visits.begin() + int64_t(ordered), visits.end());
         visits.resize(looked_at);
     }
 

@@ -1,0 +1,68 @@
+"""How Gaussians become instances: the settings of the stage `segment`."""
+
+from dataclasses import dataclass
+
+from gs_lift.clustering.selection import SELECTIONS
+from gs_lift.errors import ConfigError, pick
+
+METHODS = ("hdbscan_faiss", "hdbscan")
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """How Gaussians become instances. A Gaussian weighs by its visibility: 1 is a typical one of a thing.
+
+    All but method, min_thing, min_visibility, max_weight and min_samples can change without clustering again.
+    """
+
+    method: str = "hdbscan_faiss"
+    """`hdbscan_faiss`: ours; `hdbscan`: the package's spanning tree, exact, slow, without weights, to compare with."""
+    min_thing: float = 0.4
+    """Probability of all thing classes together from which a Gaussian can belong to an instance."""
+    min_visibility: float = 0.3
+    """Total blending weight, in pixels of all training views, up to which a Gaussian stays out: it learnt nothing."""
+    max_weight: float = 2.0
+    """Most that a Gaussian weighs, in means. Without a limit large ones decide alone (messy_sam_50: PQ .76 -> .69)."""
+    min_share: float = 0.0005
+    """Least weight of an instance as a share of all Gaussians of things."""
+    min_size: float = 30.0
+    """Least weight of an instance where the share comes to less."""
+    min_samples: float = 10.0
+    """Weight of the neighbours that make a Gaussian dense; more smooths small instances away."""
+    selection: str = "eom"
+    """`eom`: the clusters of the greatest excess of mass; `leaf`: the finest, which cuts uneven objects to pieces."""
+    granularity: float = 0.5
+    """From few large instances (0) over those of the greatest excess of mass (0.5) to their finest parts (1)."""
+    epsilon: float = 0.0
+    """Clusters whose embeddings part below this distance stay one."""
+    split_gap: float = 3.0
+    """Cut an instance at a gap in space this many times as wide as its smaller side's radius; 0 = never."""
+    min_coherence: float = 0.7
+    """Share of the weight around an instance's Gaussians in space that must be its own; 0 = keep what is strewn."""
+    noise_spread: float = 6.0
+    """Noise joins an instance at most this many of its radii away in the embedding; 0 = never."""
+    noise_agreement: float = 0.2
+    """Share of the weight around it in space that must belong to the instance that noise joins."""
+
+    def __post_init__(self) -> None:
+        pick(dict.fromkeys(METHODS), self.method, "cluster.method")
+        pick(SELECTIONS, self.selection, "cluster.selection")
+        for name in ("min_thing", "min_share", "min_coherence", "noise_agreement", "granularity"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"cluster.{name}: wanted 0 to 1, got {getattr(self, name)}")
+        floors = {
+            "max_weight": 1,
+            "min_size": 2,
+            "min_samples": 1,
+            "min_visibility": 0,
+            "epsilon": 0,
+            "split_gap": 0,
+            "noise_spread": 0,
+        }
+        for name, low in floors.items():
+            if not getattr(self, name) >= low:
+                raise ConfigError(f"cluster.{name}: wanted {low} or more, got {getattr(self, name)}")
+
+    def least_weight(self, things: int) -> float:
+        """Least weight of an instance among so many Gaussians of things."""
+        return max(self.min_size, self.min_share * things)
