@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from commands import ENVIRONMENT, gslift
 from PIL import Image
 from settings import TINY_SETTINGS
+
+from gs_lift.ply import read_labels
 
 SYNTH = ["--objects", "4", "--views", "10", "--size", "48", "--seed", "1", "--noise", "easy"]
 SETTINGS = [word for setting in TINY_SETTINGS for word in ("--set", setting)]
@@ -25,6 +28,54 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         result = gslift(*arguments, cwd=folder)
         assert result.returncode == 0, result.stderr
     return folder
+
+
+def test_segment_cuts_again_and_back_and_eval_scores_the_last_cut(workplace: Path) -> None:
+    def objects(*options: object) -> tuple[bytes, dict[str, Any]]:
+        result = gslift("segment", "--out", "cut/labels.ply", *options, cwd=workplace)
+        assert result.returncode == 0, result.stderr
+        return (workplace / "cut" / "labels.ply").read_bytes(), json.loads(
+            (workplace / "cut" / "labels.json").read_text()
+        )
+
+    plain, said = objects()
+    assert said["cut"] == {}
+    large, said = objects("--min-cluster-size", 1e6)
+    assert said["cut"] == {"min_size": 1e6, "min_share": 0.0}
+    assert said["instances"] == 0
+    assert large != plain
+    assert gslift("eval", "--json", "scores.json", cwd=workplace).returncode == 0
+    assert json.loads((workplace / "scores.json").read_text())["scenes"][0]["objects_found"] == 0
+    few, said = objects("--granularity", 0, "--epsilon", 0.01)
+    assert said["cut"] == {"epsilon": 0.01, "granularity": 0.0}
+    finest, _ = objects("--granularity", 1)
+    assert few != finest
+    assert objects()[0] == plain
+
+
+def test_segment_obeys_constraints(workplace: Path) -> None:
+    assert gslift("segment", "--out", "free/labels.ply", cwd=workplace).returncode == 0
+    free, _ = read_labels(workplace / "free" / "labels.ply")
+    a, b, c = (int(row) for row in (free == 0).nonzero()[[0, 20, -1], 0])
+    wanted = {"must_link": {"gaussians": [[a, b]]}, "cannot_link": {"gaussians": [[a, c]]}}
+    (workplace / "wanted.json").write_text(json.dumps(wanted))
+    result = gslift("segment", "--out", "told/labels.ply", "--constraints", "wanted.json", cwd=workplace)
+    assert result.returncode == 0, result.stderr
+    told, _ = read_labels(workplace / "told" / "labels.ply")
+    assert told[a] == told[b] != told[c]
+    said = json.loads((workplace / "told" / "labels.json").read_text())["cut"]["constraints"]
+    assert said["cannot_link"] == {"gaussians": [[a, c]], "instances": []}
+    for impossible, reason in [
+        ([[1, 99]], "cannot_link instances [1, 99]: there are instances 1 to "),
+        ([[1, 1]], "impossible: cannot_link instances [1, 1], but that is one Gaussian"),
+    ]:
+        (workplace / "wanted.json").write_text(json.dumps({"cannot_link": {"instances": impossible}}))
+        refused = gslift("segment", "--out", "x/labels.ply", "--constraints", "wanted.json", cwd=workplace)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(f"gslift: {reason}")
+        assert refused.stderr.count("\n") == 1
+    assert not (workplace / "x").exists()
+    assert gslift("segment", "--out", "free/labels.ply", cwd=workplace).returncode == 0
 
 
 def test_segment_and_eval_take_the_latest_run_and_write_what_they_say(workplace: Path) -> None:
@@ -122,6 +173,16 @@ def test_config_prints_what_it_reads(workplace: Path) -> None:
         (["fit"], "scene"),
         (["segment", "nowhere", "--out", "labels.ply"], "nowhere: not a run folder"),
         (["segment", "--out", "labels.txt"], ".ply"),
+        (
+            ["segment", "--out", "labels.ply", "--granularity", "2"],
+            "cluster.granularity: wanted 0 to 1, got 2",
+        ),
+        (["segment", "--out", "labels.ply", "--min-cluster-size", "1"], "cluster.min_size: wanted 2 or more"),
+        (
+            ["segment", "--out", "labels.ply", "--epsilon", "nan"],
+            "cluster.epsilon: wanted 0 or more, got nan",
+        ),
+        (["segment", "--out", "labels.ply", "--constraints", "none.json"], "none.json: no such file"),
         (["segment", "runs/room", "--out", "runs/room/splat.ply"], "would replace"),
         (["segment", "runs/room", "--out", "runs/room/run.ply"], "would replace"),
         (["eval", "--dataset", "messy_rooms"], "--data DIR"),

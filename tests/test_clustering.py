@@ -1,15 +1,18 @@
 """From embeddings to instances on small made-up scenes."""
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from gs_lift.clustering import CLUSTERERS, ClusterConfig, cluster, recut, saved_tree
+from gs_lift.clustering import CLUSTERERS, ClusterConfig, cluster, recut, recut_instances, saved_tree
+from gs_lift.clustering.constraints import Constraints, Link
 from gs_lift.errors import ConfigError
 from gs_lift.gaussians import Gaussians
-from gs_lift.segmentation import Classes, Embeddings
+from gs_lift.segmentation import Classes, Embeddings, Instances
 
 ROOM = Classes(("floor", "mug", "book"), (False, True, True))
 FLOOR, MUG, BOOK = 0, 1, 2
@@ -179,6 +182,136 @@ def test_the_tree_is_kept_for_another_cut(tmp_path) -> None:  # type: ignore[no-
     assert coarse.labels.max() + 1 == (sizes >= 100).sum() == 2
 
 
+# ---- other cuts of the same tree
+
+
+def the_same(a: Instances, b: Instances) -> bool:
+    assert a.parts is not None
+    assert b.parts is not None
+    pairs = [*zip(vars(a.parts).values(), vars(b.parts).values(), strict=True)]
+    pairs += [(a.labels, b.labels), (a.scores, b.scores), (a.classes, b.classes)]
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"min_size": 100.0},
+        {"epsilon": 0.5},
+        {"granularity": 0.0},
+        {"granularity": 1.0},
+        {"selection": "leaf"},
+        {"split_gap": 0.0},
+        {"min_coherence": 0.0, "noise_spread": 0.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("method", sorted(CLUSTERERS))
+def test_a_recut_is_what_clustering_anew_would_give(method: str, change: dict[str, Any]) -> None:
+    gaussians, embeddings, _ = scene([*THREE, *TWINS[1:]], seed=3)
+    config = ClusterConfig(method=method)
+    made = cluster(embeddings, gaussians, ROOM, config)
+    other = replace(config, **change)
+    again = recut_instances(made, embeddings, gaussians, ROOM, other)
+    assert the_same(again, cluster(embeddings, gaussians, ROOM, other))
+    assert the_same(recut_instances(again, embeddings, gaussians, ROOM, config), made)
+
+
+def test_a_smaller_least_size_finds_small_objects() -> None:
+    gaussians, embeddings, _ = scene([*THREE, ((1.0, 1, 0), 3, BOOK, 20)])
+    made = cluster(embeddings, gaussians, ROOM)
+    assert len(made) == 3
+    small = ClusterConfig(min_size=10, min_share=0)
+    assert len(recut_instances(made, embeddings, gaussians, ROOM, small)) == 4
+
+
+def two_part_mug(seed: int = 0) -> tuple[Gaussians, Embeddings, np.ndarray]:
+    """A mug of two parts whose embeddings are near each other, beside a book and another mug."""
+    gaussians, embeddings, truth = scene([((0.0, 0, 0), 0, MUG, 200), *THREE[1:]], seed=seed)
+    near = torch.randn(8, generator=torch.Generator().manual_seed(seed))
+    embeddings.fast[100:200] += 0.2 * near / near.norm()
+    gaussians.means[100:200, 2] += 0.12
+    return gaussians, embeddings, truth
+
+
+def test_parts_are_found_within_their_object_and_become_objects_at_their_granularity() -> None:
+    gaussians, embeddings, _ = two_part_mug()
+    config = ClusterConfig(min_samples=5)
+    made = cluster(embeddings, gaussians, ROOM, config)
+    mug = int(made.labels[50])
+    assert mug == int(made.labels[150])
+    assert len(made) == 3
+    parts = made.parts
+    assert parts is not None
+    assert parts.instance.tolist() == [mug, mug]
+    assert parts.parent.tolist() == [-1, -1]
+    body, handle = parts.labels[:100], parts.labels[100:200]
+    assert (body == body.mode().values).float().mean() > 0.7  # the others lie between the two
+    assert (handle == handle.mode().values).float().mean() > 0.7
+    assert min(int(body.mode().values), int(handle.mode().values)) >= 0
+    assert int(body.mode().values) != int(handle.mode().values)
+    assert (parts.labels[200:] == -1).all()
+    finer = replace(config, granularity=float(parts.granularity[0]))
+    apart = recut_instances(made, embeddings, gaussians, ROOM, finer)
+    assert len(apart) == 4
+    assert int(apart.labels[50]) != int(apart.labels[150])
+
+
+def test_nothing_has_no_parts() -> None:
+    gaussians, embeddings, _ = scene([], floor=5)
+    parts = cluster(embeddings, gaussians, ROOM).parts
+    assert parts is not None
+    assert len(parts) == 0
+    assert parts.labels.tolist() == [-1] * 5
+
+
+def linked(must: list[tuple[int, int]], cannot: list[tuple[int, int]]) -> Constraints:
+    return Constraints(
+        tuple(Link(a, b, "must") for a, b in must), tuple(Link(a, b, "cannot") for a, b in cannot)
+    )
+
+
+def test_constraints_hold_in_the_end_whatever_the_steps_after_the_tree_do() -> None:
+    gaussians, embeddings, _ = scene([*TWINS, ((0.0, 0, 2.0), 1, BOOK, 50)])
+    # The twins share an embedding and are cut apart in space; two of them are one object all the same.
+    made = cluster(embeddings, gaussians, ROOM, constraints=linked([(3, 160)], []))
+    assert made.labels[3] == made.labels[160] != made.labels[270]
+    assert len(made) == 3
+    # And the largest is two objects, though neither space nor embedding says so.
+    apart = cluster(embeddings, gaussians, ROOM, constraints=linked([], [(3, 77)]))
+    assert apart.labels[3] != apart.labels[77]
+    assert min(int(apart.labels[3]), int(apart.labels[77])) >= 0
+
+
+def test_noise_that_must_not_join_stays_out() -> None:
+    gaussians, embeddings, _ = scene(THREE)
+    mug = embeddings.fast[:120].mean(0)
+    radius = float((embeddings.fast[:120] - mug).square().sum(1).mean().sqrt())
+    outward = torch.nn.functional.normalize(mug - embeddings.fast[120:400].mean(0), dim=0)
+    embeddings.fast[0] = mug + 40 * radius * outward
+    gaussians.means[0] = 0.0
+    config = ClusterConfig(noise_spread=60)
+    assert cluster(embeddings, gaussians, ROOM, config).labels[0] >= 0
+    apart = cluster(embeddings, gaussians, ROOM, config, constraints=linked([], [(0, 60)]))
+    assert apart.labels[0] == -1
+    together = cluster(
+        embeddings, gaussians, ROOM, replace(config, noise_spread=0), constraints=linked([(0, 60)], [])
+    )
+    assert together.labels[0] == together.labels[60] >= 0
+
+
+def test_a_linked_cluster_is_kept_though_it_is_strewn() -> None:
+    gaussians, embeddings, truth = scene(THREE)
+    borders = np.flatnonzero(truth >= 0)[::16]
+    embeddings.fast[borders] = 3.0 + 0.03 * torch.randn(25, 8, generator=torch.Generator().manual_seed(1))
+    small = ClusterConfig(min_size=15)
+    kept = cluster(
+        embeddings, gaussians, ROOM, small, constraints=linked([(int(borders[0]), int(borders[1]))], [])
+    )
+    assert len(kept) == 4
+
+
 @pytest.mark.parametrize("method", sorted(CLUSTERERS))
 def test_every_clusterer_finds_the_objects(method: str) -> None:
     gaussians, embeddings, truth = scene(THREE)
@@ -220,6 +353,7 @@ def test_without_thing_classes_there_are_no_instances() -> None:
         ("min_size", 1.0, "cluster.min_size: wanted 2 or more, got 1.0"),
         ("noise_spread", -1.0, "cluster.noise_spread: wanted 0 or more, got -1.0"),
         ("epsilon", float("nan"), "cluster.epsilon: wanted 0 or more, got nan"),
+        ("granularity", -0.1, "cluster.granularity: wanted 0 to 1, got -0.1"),
     ],
 )
 def test_a_value_out_of_range_is_named(field: str, value: object, said: str) -> None:

@@ -1,6 +1,7 @@
 """Our HDBSCAN against the `hdbscan` package, against np.repeat, and on ugly inputs."""
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -132,6 +133,47 @@ def test_rows_left_out_have_outlier_score_zero() -> None:
 @pytest.mark.parametrize("count", [0, 1, 40])
 def test_equal_rows_are_no_outliers(count: int) -> None:
     assert cluster_points(np.ones((count, 3)), min_cluster_size=20).outlier_scores.tolist() == [0.0] * count
+
+
+def nested_blobs(seed: int) -> Floats:
+    """Four groups of three blobs of two tight halves each: 4, 12 or 24 clusters, by how closely one looks."""
+    rng = np.random.default_rng(seed)
+    centers = (
+        rng.normal(size=(4, 1, 1, 3)) * 40 + rng.normal(size=(4, 3, 1, 3)) * 5 + rng.normal(size=(4, 3, 2, 3))
+    )
+    return (centers.reshape(24, 1, 3) + rng.normal(size=(24, 40, 3)) * 0.15).reshape(-1, 3)
+
+
+def test_granularity_runs_from_few_clusters_to_the_finest_each_cut_refining_the_last() -> None:
+    tree = spanning_tree(nested_blobs(seed=22), min_samples=5)
+    cuts = [recut(tree, min_cluster_size=20, granularity=g).labels for g in np.linspace(0, 1, 41)]
+    for coarse, fine in pairwise(cuts):
+        for label in range(fine.max() + 1):
+            assert len(np.unique(coarse[fine == label])) == 1
+    counts = [int(labels.max()) + 1 for labels in cuts]
+    assert counts == sorted(counts)
+    assert counts[0] <= 4
+    assert counts[-1] == 24
+    assert len(set(counts)) > 10  # in many steps
+    assert cuts[20].tolist() == recut(tree, min_cluster_size=20).labels.tolist()
+    assert cuts[40].tolist() == recut(tree, min_cluster_size=20, selection="leaf").labels.tolist()
+
+
+@pytest.mark.parametrize(("granularity", "selection"), [(0.5, "eom"), (1.0, "leaf")])
+@pytest.mark.parametrize("seed", range(4))
+def test_granularity_meets_hdbscans_selections_on_hdbscans_tree(
+    granularity: float, selection: str, seed: int
+) -> None:
+    points = blobs(600, 3, 9, seed=seed)
+    fitted = oracle(points, min_samples=4, min_cluster_size=10, cluster_selection_method=selection)
+    tree = tree_of_merges(fitted.single_linkage_tree_.to_numpy())
+    assert agree(recut(tree, min_cluster_size=10, granularity=granularity).labels, fitted.labels_) == 0
+
+
+def test_the_tree_says_how_many_neighbours_were_found() -> None:
+    points = np.random.default_rng(23).normal(size=(8500, 9))
+    assert spanning_tree(points, exact=True).recall == 1
+    assert 0.94 <= spanning_tree(points).recall < 1
 
 
 def test_one_blob_may_be_one_cluster_as_in_hdbscan() -> None:
@@ -338,6 +380,7 @@ def test_far_from_the_origin_clusters_stay_apart() -> None:
         ({"min_cluster_size": 1}, "min_cluster_size must be 2 or more; got 1"),
         ({"min_samples": 0}, "min_samples and neighbours must be 1 or more; got 0"),
         ({"epsilon": -1}, "epsilon must be 0 or more; got -1"),
+        ({"granularity": 1.2}, "granularity must be 0 to 1; got 1.2"),
         ({"selection": "best"}, "no cluster selection 'best'; one of: eom, leaf"),
         ({"weights": -np.ones(20)}, "weights must be 20 numbers of 0 or more"),
         ({"weights": np.ones(3)}, "weights must be 20 numbers of 0 or more"),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import SH_C0
 from gs_lift.palette import GREY, palette
 from gs_lift.ply import labels_json, read_labels, read_splat, write_instances, write_labels, write_splat
-from gs_lift.segmentation import Classes, Embeddings, Instances
+from gs_lift.segmentation import Classes, Embeddings, Instances, Parts
 
 CLASSES = Classes(("background", "object"), (False, True))
 INRIA = (
@@ -185,6 +186,26 @@ def test_labels_json_describes_each_object() -> None:
     assert bar["obb"]["center"] == pytest.approx([2**0.5, 2**0.5, 1], abs=1e-5)
     assert np.linalg.det(bar["obb"]["axes"]) == pytest.approx(1, abs=1e-5)
     assert (point["class"], point["centroid"], point["obb"]["size"]) == (None, [5, 6, 7], [0, 0, 0])
+
+
+def test_labels_json_nests_the_parts_of_an_object() -> None:
+    gaussians = random_gaussians(6)
+    parts = Parts(
+        instance=torch.tensor([1, 1, 1, 1]),
+        parent=torch.tensor([-1, -1, 0, 0]),
+        granularity=torch.tensor([0.6, 0.6, 0.8, 0.8]),
+        labels=torch.tensor([-1, -1, 1, 2, 3, 0]),
+    )
+    instances = replace(instances_of([0, 0, 1, 1, 1, 1], [1, 1]), parts=parts)
+    report = json.loads(labels_json(gaussians, instances, CLASSES, cut={"granularity": 0.5}))
+    assert report["cut"] == {"granularity": 0.5}
+    whole, made_up = report["objects"]
+    assert whole["parts"] == []
+    large, small = made_up["parts"]
+    assert (large["id"], large["count"], large["granularity"]) == ("2.1", 3, 0.6)
+    assert (small["id"], small["count"], small["parts"]) == ("2.2", 1, [])
+    assert [(part["id"], part["count"]) for part in large["parts"]] == [("2.1.1", 1), ("2.1.2", 1)]
+    assert large["centroid"] == pytest.approx(gaussians.means[3:6].mean(dim=0).tolist(), abs=1e-5)
 
 
 def test_labels_json_of_no_object() -> None:
