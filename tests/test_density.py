@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gs_lift.clustering.density import Clustering, cluster_points, recut, spanning_tree
+from gs_lift.clustering.density import Clustering, cluster_points, grown, recut, spanning_tree
 from gs_lift.clustering.hierarchy import Tree, condense, outlier_scores
 from gs_lift.clustering.reference import tree_of_merges
 from gs_lift.errors import ConfigError
@@ -168,6 +168,20 @@ def test_granularity_meets_hdbscans_selections_on_hdbscans_tree(
     fitted = oracle(points, min_samples=4, min_cluster_size=10, cluster_selection_method=selection)
     tree = tree_of_merges(fitted.single_linkage_tree_.to_numpy())
     assert agree(recut(tree, min_cluster_size=10, granularity=granularity).labels, fitted.labels_) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_finer_cut_can_share_out_all_of_the_coarser_one(seed: int) -> None:
+    tree = spanning_tree(blobs(700, 3, 5, seed=seed), min_samples=5)
+    coarse = recut(tree, min_cluster_size=12)
+    fine = recut(tree, min_cluster_size=12, granularity=1.0)
+    full = grown(fine, coarse)
+    assert (full.labels[fine.labels >= 0] == fine.labels[fine.labels >= 0]).all()
+    assert ((full.labels >= 0) == (coarse.labels >= 0)).all()
+    for label in range(fine.labels.max() + 1):
+        assert len(np.unique(coarse.labels[full.labels == label])) == 1
+    assert (full.labels >= 0).sum() > (fine.labels >= 0).sum()
+    assert (full.probabilities[full.labels >= 0] > 0).all()
 
 
 def test_the_tree_says_how_many_neighbours_were_found() -> None:

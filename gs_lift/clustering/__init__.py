@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from gs_lift.clustering.constraints import Constraints, link, read_constraints, rejoin
-from gs_lift.clustering.density import Clustering, cluster_points, number_by_weight, recut, spanning_tree
+from gs_lift.clustering.density import (
+    Clustering,
+    cluster_points,
+    grown,
+    number_by_weight,
+    recut,
+    spanning_tree,
+)
 from gs_lift.clustering.hierarchy import Tree, outlier_scores
 from gs_lift.clustering.instances import (
     NOBODY,
@@ -27,6 +34,7 @@ from gs_lift.clustering.instances import (
 )
 from gs_lift.clustering.parts import find_parts
 from gs_lift.clustering.prediction import approximate_predict
+from gs_lift.clustering.selection import MIDDLE
 from gs_lift.clustering.settings import ClusterConfig
 from gs_lift.errors import pick
 from gs_lift.gaussians import Gaussians
@@ -141,14 +149,19 @@ def _cut(
 
 
 def _clusters(tree: Tree, config: ClusterConfig, least: float) -> Clustering:
-    found = recut(
-        tree,
-        min_cluster_size=least,
-        selection=config.selection,
-        granularity=config.granularity,
-        epsilon=config.epsilon,
-        allow_single_cluster=True,
-    )
+    def at(granularity: float) -> Clustering:
+        return recut(
+            tree,
+            min_cluster_size=least,
+            selection=config.selection,
+            granularity=granularity,
+            epsilon=config.epsilon,
+            allow_single_cluster=True,
+        )
+
+    found = at(config.granularity)
+    if config.granularity > MIDDLE:
+        found = grown(found, at(MIDDLE))
     if found.labels.max(initial=NOBODY) != 0:
         return found
     # A single cluster is the whole, of which HDBSCAN names only the densest point or so: a room with one object in it.

@@ -7,6 +7,7 @@ counts as three equal points would, and equal rows are one point of their summed
 """
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -163,6 +164,36 @@ def recut(
     labels, probabilities = leaf_labels(Cut(hierarchy, chosen, epsilon))
     labels, order = number_by_weight(labels, tree.weights)
     return _on_rows(tree, labels, probabilities, Cut(hierarchy, chosen[order], epsilon))
+
+
+def grown(fine: Clustering, coarse: Clustering) -> Clustering:
+    """A finer cut of the same tree whose clusters share out all that the coarser one's hold.
+
+    What falls out of a cluster before it parts is noise to HDBSCAN. Here it joins the part that it is linked to first
+    (single linkage within the coarse cluster, in which two parts never join).
+    """
+    tree, hierarchy = fine.tree, fine.cut.hierarchy
+    count = len(tree.weights)
+    if count < 2 or not len(fine.cut.chosen):
+        return fine
+    labels, within = (np.full(count, -1, dtype=np.int64) for _ in range(2))
+    used = tree.leaf >= 0
+    labels[tree.leaf[used]], within[tree.leaf[used]] = fine.labels[used], coarse.labels[used]
+    # Parts of different clusters do not meet, so it is enough that no two parts of one do.
+    home = np.full(len(fine.cut.chosen), -1, dtype=np.int64)
+    home[labels[labels >= 0]] = within[labels >= 0]
+    order = np.argsort(home, kind="stable")
+    conflicts = [
+        (a, b)
+        for group in np.split(order, np.flatnonzero(np.diff(home[order])) + 1)
+        for a, b in combinations(group.tolist(), 2)
+    ]
+    pairs = np.array(conflicts, dtype=np.int64).reshape(-1, 2)
+    components = _native.link_apart(tree.edges, within, labels, pairs)
+    label_of = np.full(count, -1, dtype=np.int64)
+    label_of[components[labels >= 0]] = labels[labels >= 0]
+    labels = label_of[components]
+    return _on_rows(tree, labels, fine.cut.probabilities(labels, hierarchy.point_lambda), fine.cut)
 
 
 def number_by_weight(labels: Ints, weights: Floats) -> tuple[Ints, Ints]:
