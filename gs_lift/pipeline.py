@@ -14,10 +14,10 @@ import torch
 
 from gs_lift import __version__, ply
 from gs_lift.checkpoint import Checkpoints
-from gs_lift.clustering import cluster, read_constraints, recut_instances
+from gs_lift.clustering import OF_THE_TREE, cluster, read_constraints, recut_instances, saved_tree
 from gs_lift.config import Config, config_hash
 from gs_lift.datasets import load_scene
-from gs_lift.errors import RunError
+from gs_lift.errors import ConfigError, RunError
 from gs_lift.evaluation import Scores, evaluate, panoptic, views_of_instances
 from gs_lift.files import write_atomic, write_text_atomic
 from gs_lift.fitting import fit
@@ -195,15 +195,16 @@ def _read_segmentation(run: Run) -> tuple[Instances, dict[str, Any]]:
     _require(run, "segment")
     with _readable(run.result("segment")):
         saved = torch.load(run.result("segment"), weights_only=True)
-        parts = Parts(**saved["parts"])
-        return Instances(**saved["instances"], parts=parts), json.loads(saved["cut"])
+        instances = Instances(**saved["instances"], parts=Parts(**saved["parts"]))
+        saved_tree(instances.tree)  # a file of another version may lack something
+        return instances, json.loads(saved["cut"])
 
 
 def _write_segmentation(run: Run, instances: Instances, cut: dict[str, Any]) -> None:
     assert instances.parts is not None
-    content = vars(instances) | {}
-    content.pop("parts")
+    content = {name: value for name, value in vars(instances).items() if name != "parts"}
     saved = {"instances": content, "parts": vars(instances.parts), "cut": json.dumps(cut)}
+    (run.folder / "scores.json").unlink(missing_ok=True)  # first: they are of another cut
     write_atomic(run.result("segment"), lambda file: torch.save(saved, file))
 
 
@@ -240,12 +241,15 @@ def segment_run(
 ) -> Instances:
     """Cluster the embeddings of a run into instances, once, and cut their tree again where another cut is wanted.
 
-    changes: fields of ClusterConfig that differ from the run's; constraints: a file, see clustering.constraints. With
-    neither given (None), the last cut stays; with empty changes it is that of the run's config.
-    Raises ConfigError or ConstraintError before the last cut is touched.
+    changes: fields of ClusterConfig that differ from the run's, none of those OF_THE_TREE; constraints: a file, see
+    clustering.constraints. With neither given (None), the last cut stays; with empty changes it is that of the run's
+    config. Raises ConfigError or ConstraintError before the last cut is touched.
     """
     reporter = reporter or SilentReporter()
     config = run.config
+    if fixed := sorted(set(changes or {}) & set(OF_THE_TREE)):
+        raise ConfigError(f"cluster.{fixed[0]}: another cut cannot change it; use --set and --overwrite")
+    cut = replace(config.cluster, **(changes or {}))
     written = read_constraints(constraints) if constraints else None
     if not run.done("segment"):
         gaussians, embeddings = read_gaussians(run), read_embeddings(run)
@@ -253,14 +257,14 @@ def segment_run(
         with _timed(run, "segment", None, reporter):
             instances = cluster(embeddings, gaussians, classes, config.cluster, seed=config.seed)
             _write_segmentation(run, instances, {})
-        reporter.say(f"segment: {float(instances.tree['recall']):.1%} of the nearest neighbours were found")
+        if (recall := float(instances.tree["recall"])) >= 0:
+            reporter.say(f"segment: {recall:.1%} of the nearest neighbours were found")
     instances, last = _read_segmentation(run)
     if changes is None and written is None:
         return instances
     wanted = dict(changes or {}) | ({"constraints": asdict(written)} if written else {})
-    if wanted == last:
+    if json.dumps(wanted) == json.dumps(last):
         return instances
-    cut = replace(config.cluster, **(changes or {}))
     gaussians, embeddings = read_gaussians(run), read_embeddings(run)
     classes = read_scene(run).classes
     start = time.perf_counter()
@@ -274,7 +278,6 @@ def segment_run(
     instances = recut_instances(instances, embeddings, gaussians, classes, cut, constraints=resolved)
     log.info("cut again in %.2f s", time.perf_counter() - start)
     _write_segmentation(run, instances, wanted)
-    (run.folder / "scores.json").unlink(missing_ok=True)
     return instances
 
 
@@ -288,7 +291,8 @@ def write_outputs(run: Run, out: Path) -> list[Path]:
     instances, cut = _read_segmentation(run)
     described = out.with_suffix(".json")
     painted = out.with_name("instances.ply" if out.stem == "labels" else f"{out.stem}_instances.ply")
-    own = {run.result(stage).resolve() for stage in STAGES} | {(run.folder / "run.json").resolve()}
+    own = {run.result(stage).resolve() for stage in STAGES}
+    own |= {(run.folder / name).resolve() for name in ("run.json", "scores.json")}
     for path in (out, described, painted):
         if path.resolve() in own or str(path.resolve()) == run.record.get("splat"):
             raise RunError(

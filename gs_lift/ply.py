@@ -28,6 +28,9 @@ from gs_lift.segmentation import Classes, Embeddings, Instances, Parts
 MAX_HEADER_BYTES = 1 << 20
 """A PLY header is text of one or two kilobytes; a file whose header does not end before this is no PLY."""
 
+DEEPEST = 20
+"""Levels of parts within parts in labels.json."""
+
 _SIZES = {"char": 1, "uchar": 1, "int8": 1, "uint8": 1, "short": 2, "ushort": 2, "int16": 2, "uint16": 2} | {
     "int": 4, "uint": 4, "int32": 4, "uint32": 4, "float": 4, "float32": 4, "double": 8, "float64": 8
 }  # fmt: skip
@@ -133,6 +136,7 @@ def labels_json(
     labels, scores, means = _array(instances.labels), _array(instances.scores), _array(gaussians.means)
     order = np.argsort(labels, kind="stable")
     bounds = np.searchsorted(labels[order], np.arange(len(instances) + 1))
+    parts = _parts(instances.parts, means) if instances.parts is not None else {}
     objects = []
     for i, (color, semantic) in enumerate(
         zip(palette(len(instances)).tolist(), instances.classes.tolist(), strict=True)
@@ -155,7 +159,7 @@ def labels_json(
         if views is not None:
             entry["views"] = list(views[i])
         if instances.parts is not None:
-            entry["parts"] = _parts(instances.parts, i, -1, str(i + 1), means)
+            entry["parts"] = parts.get(i, [])
         objects.append(json.dumps(entry))
     # One line an object: a person can read it, and a diff shows which object changed.
     lines = ",\n  ".join(objects)
@@ -169,23 +173,29 @@ def labels_json(
     )
 
 
-def _parts(parts: Parts, instance: int, above: int, name: str, means: np.ndarray) -> list[dict[str, Any]]:
-    """The parts of an instance, or of its part `above`, and theirs: id, count, granularity, boxes."""
-    labels, parent = _array(parts.labels), _array(parts.parent)
-    result: list[dict[str, Any]] = []
-    for part in np.flatnonzero((_array(parts.instance) == instance) & (parent == above)).tolist():
-        own = f"{name}.{len(result) + 1}"
-        below = _parts(parts, instance, part, own, means)
-        inside = {part} | _descendants(parent, part)
-        members = np.flatnonzero(np.isin(labels, list(inside)))
-        entry = {"id": own, "count": len(members), "granularity": round(float(parts.granularity[part]), 4)}
-        result.append(entry | _boxes(means[members].astype(np.float64)) | {"parts": below})
-    return result
-
-
-def _descendants(parent: np.ndarray, part: int) -> set[int]:
-    children = np.flatnonzero(parent == part).tolist()
-    return set(children).union(*(_descendants(parent, child) for child in children))
+def _parts(parts: Parts, means: np.ndarray) -> dict[int, list[dict[str, Any]]]:
+    """The parts of each instance, with theirs nested in them: id, count, granularity, boxes."""
+    labels, instance = _array(parts.labels), _array(parts.instance).tolist()
+    order = np.argsort(labels, kind="stable")
+    bounds = np.searchsorted(labels[order], np.arange(len(parts) + 1))
+    members = [[order[bounds[p] : bounds[p + 1]]] for p in range(len(parts))]
+    parent, depth, entries = _array(parts.parent).tolist(), [0] * len(parts), list[dict[str, Any]]()
+    of_instance: dict[int, list[dict[str, Any]]] = {}
+    for part, granularity in enumerate(parts.granularity.tolist()):  # parents come first
+        above = parent[part]
+        if above >= 0 and depth[above] == DEEPEST:  # beside its parent, so that any reader can follow
+            above = parent[part] = parent[above]
+        depth[part] = depth[above] + 1 if above >= 0 else 1
+        beside = entries[above]["parts"] if above >= 0 else of_instance.setdefault(instance[part], [])
+        name = f"{entries[above]['id'] if above >= 0 else instance[part] + 1}.{len(beside) + 1}"
+        entries.append({"id": name, "granularity": round(granularity, 4), "parts": []})
+        beside.append(entries[-1])
+    for part in range(len(parts) - 1, -1, -1):
+        rows = np.concatenate(members[part])
+        if parent[part] >= 0:
+            members[parent[part]].append(rows)
+        entries[part] |= {"count": len(rows)} | (_boxes(means[rows].astype(np.float64)) if len(rows) else {})
+    return of_instance
 
 
 def _boxes(points: np.ndarray) -> dict[str, Any]:

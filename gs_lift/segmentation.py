@@ -61,7 +61,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the instances of a scene consist of, as far as their embeddings tell: P parts, larger ones first.
+    """What the instances of a scene consist of, as far as their embeddings tell: P parts.
 
     instance: that each belongs to.
     parent: the part that it is a part of, -1 = directly of the instance; parents come before children.

@@ -177,10 +177,13 @@ def test_config_prints_what_it_reads(workplace: Path) -> None:
             ["segment", "--out", "labels.ply", "--granularity", "2"],
             "cluster.granularity: wanted 0 to 1, got 2",
         ),
-        (["segment", "--out", "labels.ply", "--min-cluster-size", "1"], "cluster.min_size: wanted 2 or more"),
+        (
+            ["segment", "--out", "labels.ply", "--min-cluster-size", "1"],
+            "cluster.min_size: wanted 2 or more and finite, got 1",
+        ),
         (
             ["segment", "--out", "labels.ply", "--epsilon", "nan"],
-            "cluster.epsilon: wanted 0 or more, got nan",
+            "cluster.epsilon: wanted 0 or more and finite, got nan",
         ),
         (["segment", "--out", "labels.ply", "--constraints", "none.json"], "none.json: no such file"),
         (["segment", "runs/room", "--out", "runs/room/splat.ply"], "would replace"),

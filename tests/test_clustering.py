@@ -299,6 +299,7 @@ def test_noise_that_must_not_join_stays_out() -> None:
         embeddings, gaussians, ROOM, replace(config, noise_spread=0), constraints=linked([(0, 60)], [])
     )
     assert together.labels[0] == together.labels[60] >= 0
+    assert together.scores[[0, 60]].tolist() == [1, 1]
 
 
 def test_a_linked_cluster_is_kept_though_it_is_strewn() -> None:
@@ -350,9 +351,9 @@ def test_without_thing_classes_there_are_no_instances() -> None:
         ("method", "kmeans", "no cluster.method 'kmeans'; one of: hdbscan, hdbscan_faiss"),
         ("selection", "best", "no cluster.selection 'best'; one of: eom, leaf"),
         ("min_thing", 1.5, "cluster.min_thing: wanted 0 to 1, got 1.5"),
-        ("min_size", 1.0, "cluster.min_size: wanted 2 or more, got 1.0"),
-        ("noise_spread", -1.0, "cluster.noise_spread: wanted 0 or more, got -1.0"),
-        ("epsilon", float("nan"), "cluster.epsilon: wanted 0 or more, got nan"),
+        ("min_size", 1.0, "cluster.min_size: wanted 2 or more and finite, got 1.0"),
+        ("noise_spread", -1.0, "cluster.noise_spread: wanted 0 or more and finite, got -1.0"),
+        ("epsilon", float("nan"), "cluster.epsilon: wanted 0 or more and finite, got nan"),
         ("granularity", -0.1, "cluster.granularity: wanted 0 to 1, got -0.1"),
     ],
 )

@@ -112,6 +112,16 @@ def test_without_constraints_nothing_changes() -> None:
     assert len(np.unique(labels[labels >= 0])) == 3
 
 
+def test_what_holds_already_changes_nothing_though_a_cluster_hangs_together_by_noise() -> None:
+    # Five points in a row, the middle one of no cluster: its neighbours are of one all the same.
+    tree = spanning_tree(np.arange(5.0)[:, None], min_samples=1)
+    labels = np.array([0, 0, -1, 0, 0])
+    held = link(tree, np.arange(5), labels, pairs([(0, 1)], []))
+    assert held.tolist() == [0, 0, -1, 0, 0]
+    apart = link(tree, np.arange(5), labels, pairs([], [(0, 4)]))
+    assert apart[0] == apart[1] != apart[3] == apart[4]
+
+
 def test_must_link_makes_one_of_two_clusters() -> None:
     labels = linked(three_blobs(), pairs([(5, 65)], []))
     assert labels[5] == labels[65] != labels[125]
@@ -187,6 +197,15 @@ def test_a_contradiction_names_all_its_pairs() -> None:
     )
     with pytest.raises(ConstraintError, match=said):
         linked(three_blobs(), pairs([(70, 130), (2, 3), (1, 70)], [(1, 130)]))
+
+
+def test_a_long_contradiction_is_told_in_short() -> None:
+    chain = [(i, i + 1) for i in range(170)]
+    with pytest.raises(
+        ConstraintError, match=r"\[3, 4\], 162 more, must_link gaussians \[166, 167\]"
+    ) as refused:
+        linked(three_blobs(), pairs(chain, [(0, 170)]))
+    assert len(str(refused.value)) < 500
 
 
 def test_equal_embeddings_cannot_be_told_apart() -> None:

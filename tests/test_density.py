@@ -358,6 +358,25 @@ def test_one_blob_is_not_torn_when_it_may_stay_whole() -> None:
     assert (result.labels == 0).all()
 
 
+@pytest.mark.parametrize("dims", [1, 3, 8])
+def test_a_stray_row_far_away_spoils_nothing(dims: int) -> None:
+    rng = np.random.default_rng(24)
+    points = (40 * np.arange(20)[:, None, None] + rng.normal(size=(20, 30, dims))).reshape(-1, dims)
+    strayed = np.concatenate([points, np.full((1, dims), 1e12)])
+    result = cluster_points(strayed, min_samples=4, min_cluster_size=20)
+    without = cluster_points(points, min_samples=4, min_cluster_size=20)
+    assert result.labels[-1] == -1
+    assert agree(result.labels[:-1], without.labels) <= 6
+
+
+def test_light_weights_look_further_without_taking_all_memory_at_once() -> None:
+    points = blobs(900, 2, 4, seed=25)
+    light = spanning_tree(points, weights=np.full(900, 1 / 128), min_samples=5, exact=True)
+    distances = np.sort(np.linalg.norm(points[:, None] - points[None], axis=-1), axis=1)
+    # 1/128 - 1 of itself, so 6 * 128 - 1 = 767 others are wanted.
+    assert light.cores == pytest.approx(distances[:, 767], rel=1e-12)
+
+
 def test_distances_that_underflow_are_harmless() -> None:
     points = blobs(200, 4, 2, seed=21) * 1e-200
     assert len(cluster_points(points, min_cluster_size=20).labels) == 200
@@ -391,9 +410,13 @@ def test_far_from_the_origin_clusters_stay_apart() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"min_cluster_size": 1}, "min_cluster_size must be 2 or more; got 1"),
+        ({"min_cluster_size": 1}, "min_cluster_size must be 2 or more and finite; got 1"),
         ({"min_samples": 0}, "min_samples and neighbours must be 1 or more; got 0"),
-        ({"epsilon": -1}, "epsilon must be 0 or more; got -1"),
+        ({"min_samples": np.nan}, "min_samples and neighbours must be 1 or more; got nan"),
+        ({"min_samples": np.inf}, "min_samples and neighbours must be 1 or more; got inf"),
+        ({"min_cluster_size": np.nan}, "min_cluster_size must be 2 or more and finite; got nan"),
+        ({"max_cluster_size": np.nan}, "max_cluster_size must be 0 or more; got nan"),
+        ({"epsilon": -1}, "epsilon must be 0 or more and finite; got -1"),
         ({"granularity": 1.2}, "granularity must be 0 to 1; got 1.2"),
         ({"selection": "best"}, "no cluster selection 'best'; one of: eom, leaf"),
         ({"weights": -np.ones(20)}, "weights must be 20 numbers of 0 or more"),

@@ -77,12 +77,11 @@ def test_an_approximate_search_finds_nearly_all_neighbours_and_measures_how_many
     assert exact.recall == 1
 
 
-@pytest.mark.parametrize("flat", [True, False])
-def test_faiss_indexes_give_the_same_neighbours(flat: bool) -> None:
+def test_faiss_indexes_give_the_same_neighbours() -> None:
     # On the CPU: what a GPU does differently is FAISS's, what we do around it is tested here.
     points = many_blobs(2000, 6, seed=5)
     own = np.arange(len(points))
-    index = GpuIndex(points, flat=flat, device=None)
+    index = GpuIndex(points, device=None)
     ids, distances = index.nearest(points, own, 12, EVERY)
     wanted = NeighbourSearch(points, exact=True).query(12)
     assert ids.tolist() == wanted.ids.tolist()
@@ -91,11 +90,10 @@ def test_faiss_indexes_give_the_same_neighbours(flat: bool) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("flat", [True, False])
-def test_faiss_on_a_gpu_gives_the_same_neighbours(flat: bool) -> None:
+def test_faiss_on_a_gpu_gives_the_same_neighbours() -> None:
     points = many_blobs(20_000, 6, seed=6)
     own = np.arange(len(points))
-    ids, _ = GpuIndex(points, flat=flat).nearest(points, own, 12, EVERY)
+    ids, _ = GpuIndex(points).nearest(points, own, 12, EVERY)
     assert ids.tolist() == NeighbourSearch(points, exact=True).query(12).ids.tolist()
 
 
@@ -143,6 +141,20 @@ def test_reach_is_never_beyond_a_neighbour_that_was_missed() -> None:
     np.fill_diagonal(distances, np.inf)
     np.put_along_axis(distances, found.ids, np.inf, axis=1)
     assert (found.reach <= distances.min(axis=1)).all()
+
+
+@pytest.mark.parametrize("dims", [1, 2, 6])
+@pytest.mark.parametrize("far", [1e6, 1e9, 1e12, 1e100])
+def test_exact_is_exact_though_float32_cannot_tell_the_near_ones_apart(dims: int, far: float) -> None:
+    rng = np.random.default_rng(10)
+    points = rng.normal(size=(400, dims))
+    points[200:, 0] += far
+    points[0] = -far
+    found = NeighbourSearch(points, exact=True).query(9)
+    distances = brute(points, 9)[1]
+    assert found.distances == pytest.approx(distances, rel=1e-12)
+    assert found.reach is not None
+    assert found.reach == pytest.approx(distances[:, -1], rel=1e-9)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])

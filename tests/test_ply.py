@@ -208,6 +208,25 @@ def test_labels_json_nests_the_parts_of_an_object() -> None:
     assert large["centroid"] == pytest.approx(gaussians.means[3:6].mean(dim=0).tolist(), abs=1e-5)
 
 
+def test_labels_json_takes_parts_within_parts_of_any_depth() -> None:
+    count = 3000
+    parts = Parts(
+        instance=torch.zeros(count, dtype=torch.int64),
+        parent=torch.arange(-1, count - 1),
+        granularity=torch.linspace(0.5, 1, count),
+        labels=torch.arange(count),
+    )
+    instances = replace(instances_of([0] * count, [1]), parts=parts)
+    (whole,) = json.loads(labels_json(random_gaussians(count), instances, CLASSES))["objects"]
+    seen, waiting = 0, list(whole["parts"])
+    while waiting:
+        part = waiting.pop()
+        seen += 1
+        waiting += part["parts"]
+    assert seen == count
+    assert whole["parts"][0]["count"] == count
+
+
 def test_labels_json_of_no_object() -> None:
     report = json.loads(labels_json(random_gaussians(2), instances_of([-1, -1], []), CLASSES))
     assert report == {"instances": 0, "gaussians": 2, "none": 2, "objects": []}

@@ -35,13 +35,14 @@ from gs_lift.clustering.instances import (
 from gs_lift.clustering.parts import find_parts
 from gs_lift.clustering.prediction import approximate_predict
 from gs_lift.clustering.selection import MIDDLE
-from gs_lift.clustering.settings import ClusterConfig
+from gs_lift.clustering.settings import OF_THE_TREE, ClusterConfig
 from gs_lift.errors import pick
 from gs_lift.gaussians import Gaussians
 from gs_lift.segmentation import Classes, Embeddings, Instances
 
 __all__ = [
     "CLUSTERERS",
+    "OF_THE_TREE",
     "ClusterConfig",
     "Clustering",
     "Constraints",
@@ -133,6 +134,8 @@ def _cut(
     labels = drop_scattered(things, labels, config.min_coherence, named[named != NOBODY])
     labels, _ = number_by_weight(labels, things.weights)
     scores = np.where(labels == NOBODY, 0.0, scores)
+    told = np.isin(things.rows, [gaussian for one in constraints.must for gaussian in one.pair])
+    scores[told] = 1.0  # not by what was learnt, but known
     if config.noise_spread > 0:
         labels, scores = assign_noise(
             things, labels, scores, config.noise_spread, config.noise_agreement, spared

@@ -20,8 +20,10 @@ from gs_lift.clustering.hierarchy import Ints, Tree
 from gs_lift.errors import ConstraintError
 
 KINDS = ("gaussians", "instances")
-MAX_BYTES = 1 << 26
+MAX_BYTES = 1 << 24
 """A larger constraint file is a mistake."""
+MOST_NAMED = 8
+"""Pairs of a contradiction that are named."""
 
 
 @dataclass(frozen=True)
@@ -224,17 +226,22 @@ def _because(cannot: Link, a: int, b: int, must: list[tuple[Link, int, int]]) ->
         return (
             "but their embeddings are equal" if cannot.first != cannot.second else "but that is one Gaussian"
         )
+    ties: dict[int, list[tuple[int, Link]]] = {}
+    for one, left, right in must:
+        ties.setdefault(left, []).append((right, one))
+        ties.setdefault(right, []).append((left, one))
     came: dict[int, tuple[int, Link]] = {}
     waiting = deque([a])
     while waiting and b not in came:
         at = waiting.popleft()
-        for one, left, right in must:
-            for here, there in ((left, right), (right, left)):
-                if here == at and there not in came and there != a:
-                    came[there] = (at, one)
-                    waiting.append(there)
+        for there, one in ties[at]:
+            if there not in came and there != a:
+                came[there] = (at, one)
+                waiting.append(there)
     names, at = [], b
     while at != a:
         at, one = came[at]
         names.append(one.name)
+    if len(names) > MOST_NAMED:
+        names[MOST_NAMED // 2 : -(MOST_NAMED // 2)] = [f"{len(names) - MOST_NAMED} more"]
     return f"but {', '.join(reversed(names))} tie{'s' * (len(names) == 1)} them together"

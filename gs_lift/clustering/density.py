@@ -29,6 +29,12 @@ from gs_lift.clustering.selection import select_clusters
 from gs_lift.errors import ConfigError
 from gs_lift.threads import kernel_threads
 
+MOST_AT_FIRST = 128
+"""Neighbours that are looked for at most before it is known that more are needed."""
+
+FOUND_AT_ONCE = 1 << 22
+"""Neighbours that are held beyond those of the graph."""
+
 LARGEST = 1e150
 """Coordinates beyond this have no finite squared distance: such rows stay out as NaN does."""
 
@@ -95,7 +101,7 @@ def spanning_tree(
     exact: bool = False,
 ) -> Tree:
     """The tree that `recut` cuts; parameters as in `cluster_points`."""
-    if min_samples < 1 or neighbours < 1:
+    if not (1 <= min_samples < np.inf and neighbours >= 1):
         raise ConfigError(f"min_samples and neighbours must be 1 or more; got {min_samples} and {neighbours}")
     leaf, leaves, leaf_weights = _leaves(points, weights)
     count = len(leaves)
@@ -105,7 +111,9 @@ def spanning_tree(
             leaf, leaf_weights, np.zeros(count), *nothing, np.array(float(min_samples)), np.array(1.0)
         )
     search = NeighbourSearch(leaves, exact=exact)
-    found = search.query(max(neighbours, int(np.ceil(min_samples / leaf_weights.mean())) + 1))
+    # Enough neighbours for a core distance in most places; where they are too light, `_cores` looks further.
+    enough = min(np.ceil(min_samples / leaf_weights.mean()) + 1, MOST_AT_FIRST)
+    found = search.query(max(int(neighbours), int(enough)))
     cores = _cores(search, found, leaf_weights, min_samples)
     reach = found.reach if exact else None
     forest = _native.spanning_forest(found.ids, found.distances, cores, reach)
@@ -143,10 +151,12 @@ def recut(
     a lower granularity. epsilon: clusters that
     part below this distance stay together (Malzer and Baum 2020). allow_single_cluster: the whole may be one.
     """
-    if min_cluster_size < 2:
-        raise ConfigError(f"min_cluster_size must be 2 or more; got {min_cluster_size}")
-    if not epsilon >= 0:
-        raise ConfigError(f"epsilon must be 0 or more; got {epsilon}")
+    if not 2 <= min_cluster_size < np.inf:
+        raise ConfigError(f"min_cluster_size must be 2 or more and finite; got {min_cluster_size}")
+    if not 0 <= epsilon < np.inf:
+        raise ConfigError(f"epsilon must be 0 or more and finite; got {epsilon}")
+    if not max_cluster_size >= 0:
+        raise ConfigError(f"max_cluster_size must be 0 or more; got {max_cluster_size}")
     if not 0 <= granularity <= 1:
         raise ConfigError(f"granularity must be 0 to 1; got {granularity}")
     count = len(tree.weights)
@@ -233,13 +243,22 @@ def _cores(search: NeighbourSearch, found: Neighbours, weights: Floats, min_samp
     short, k = np.flatnonzero(np.isinf(cores)), found.ids.shape[1]
     while len(short) and k < len(weights) - 1:
         k = min(4 * k, len(weights) - 1)
-        more = search.query(k, short)
-        cores[short] = _native.core_distances(more.ids, more.distances, short, weights, float(min_samples))
+        for some in _in_blocks(short, k):
+            more = search.query(k, some)
+            cores[some] = _native.core_distances(more.ids, more.distances, some, weights, float(min_samples))
         short = short[np.isinf(cores[short])]
-    if len(short):  # all points together weigh less than min_samples, or FAISS found no more
-        more = search.query(k, short)
-        cores[short] = np.where(more.ids >= 0, more.distances, 0).max(axis=1)
+    for some in _in_blocks(
+        short, k
+    ):  # all points together weigh less than min_samples, or no more were found
+        more = search.query(k, some)
+        cores[some] = np.where(more.ids >= 0, more.distances, 0).max(axis=1)
     return cores
+
+
+def _in_blocks(rows: Ints, k: int) -> list[Ints]:
+    """The rows in pieces whose k neighbours each take little memory."""
+    size = max(1, FOUND_AT_ONCE // k)
+    return [rows[at : at + size] for at in range(0, len(rows), size)]
 
 
 def _single_leaf(tree: Tree, min_cluster_size: float, epsilon: float) -> Clustering:

@@ -3,7 +3,7 @@
 On the CPU: groups of near points, halved along the axes up to three dimensions and made by FAISS's k-means above, and
 our own search over them. Up to three dimensions or EXACT_POINTS every group that may hold a neighbour is looked at;
 above, so many that a sample of points finds RECALL of its neighbours. On a GPU: FAISS's own indexes, in the same way.
-Ties are settled by index, which makes the result the same on every run and for any number of threads.
+The same result on every run and for any number of threads.
 """
 
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ class Index(Protocol):
 
 
 class NeighbourSearch:
-    """An index over `points` [N D] float64, finite and pairwise different, that can be asked for any k.
+    """An index over `points` [N D] float64, finite, that can be asked for any k.
 
     exact: as up to three dimensions, whatever N and D. recall: share of the true neighbours that `query` finds,
     measured on SAMPLE points by its first call. Raises BackendError where FAISS is needed and missing.
@@ -87,13 +87,10 @@ class NeighbourSearch:
     def __init__(self, points: Floats, *, exact: bool = False):
         self.points = points
         count, dims = points.shape
-        grouped = dims <= 3 or count <= EXACT_POINTS
-        self.exact = exact or grouped
+        self.exact = exact or dims <= 3 or count <= EXACT_POINTS
         self.recall = 1.0
         self._probes: int | None = EVERY if self.exact else None
-        self._index: Index = (
-            GpuIndex(points, flat=exact) if not grouped and faiss_has_gpu() else GroupIndex(points)
-        )
+        self._index: Index = GpuIndex(points) if not self.exact and faiss_has_gpu() else GroupIndex(points)
 
     def query(self, k: int, rows: Ints | None = None) -> Neighbours:
         """The k nearest others of the points `rows` [R] (all, where None)."""
@@ -104,7 +101,7 @@ class NeighbourSearch:
         if self._probes is None:
             self._probes = self._enough_probes(keep)
         ids, distances = self._index.nearest(queries, own, keep, self._probes)
-        return Neighbours(ids, distances, self._reach(distances) if self.exact else None)
+        return Neighbours(ids, distances, _reach(distances, len(self.points)) if self.exact else None)
 
     @property
     def point_groups(self) -> _native.PointGroups:
@@ -126,15 +123,6 @@ class NeighbourSearch:
             if self.recall >= RECALL or probes >= self._index.groups:
                 return probes
             probes *= 2
-
-    def _reach(self, distances: Floats) -> Floats:
-        count, dims = self.points.shape
-        if distances.shape[1] == count - 1:
-            return np.full(len(distances), np.inf)
-        # What float32 may have misjudged of a squared distance, by the size of the coordinates around their mean.
-        furthest, largest = distances[:, -1], _largest(self.points) * dims**0.5
-        error = 2.0**-20 * furthest * largest + (dims + 4) * 2.0**-21 * furthest**2
-        return np.sqrt(np.maximum(furthest**2 - error, 0))
 
 
 class GroupIndex:
@@ -181,30 +169,28 @@ class GroupIndex:
 
 
 class GpuIndex:
-    """FAISS's own index: flat, or an inverted file of 4 sqrt(N) lists. With `device` None on the CPU, for tests."""
+    """FAISS's own indexes, flat and an inverted file of 4 sqrt(N) lists. With `device` None on the CPU, for tests."""
 
     SPARE = 8
     """Neighbours asked for beyond k, so that float32's ranking cannot lose one of the k."""
 
-    def __init__(self, points: Floats, *, flat: bool, device: int | None = 0):
+    def __init__(self, points: Floats, *, device: int | None = 0):
         faiss = load_faiss()
         count, dims = points.shape
         self._points, self._mean, self._scale = points, points.mean(axis=0), _power_of_two(_largest(points))
         self._flat = self._on_device(faiss, faiss.IndexFlatL2(dims), device)
-        self._inverted: Any = None
         self.groups = max(1, round(4 * count**0.5))
-        if not flat:
-            inverted = faiss.IndexIVFFlat(faiss.IndexFlatL2(dims), dims, self.groups)
-            inverted.cp.seed, inverted.cp.niter, inverted.cp.min_points_per_centroid = 1234, 8, 1
-            self._inverted = self._on_device(faiss, inverted, device)
-            self._inverted.train(self._near_one(points))
-        for index in [self._flat] if flat else [self._flat, self._inverted]:
+        inverted = faiss.IndexIVFFlat(faiss.IndexFlatL2(dims), dims, self.groups)
+        inverted.cp.seed, inverted.cp.niter, inverted.cp.min_points_per_centroid = 1234, 8, 1
+        self._inverted = self._on_device(faiss, inverted, device)
+        self._inverted.train(self._near_one(points))
+        for index in (self._flat, self._inverted):
             for rows in _blocks(count):
                 index.add(self._near_one(points[rows]))
 
     def nearest(self, queries: Floats, own: Ints, keep: int, probes: int) -> Found:
         index = self._flat
-        if probes != EVERY and self._inverted is not None:
+        if probes != EVERY:
             index = self._inverted
             index.nprobe = min(probes, self.groups)
         wanted = min(keep + 1 + self.SPARE, len(self._points))
@@ -232,6 +218,12 @@ class GpuIndex:
         return (
             index if device is None else faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device, index)
         )
+
+
+def _reach(distances: Floats, points: int) -> Floats:
+    """Of exact neighbours [N k] among so many points: see Neighbours."""
+    everything = distances.shape[1] == points - 1
+    return np.full(len(distances), np.inf) if everything else distances[:, -1] * (1 - 1e-12)
 
 
 def _blocks(count: int) -> Iterator[slice]:

@@ -1,5 +1,6 @@
 """How Gaussians become instances: the settings of the stage `segment`."""
 
+import math
 from dataclasses import dataclass
 
 from gs_lift.clustering.selection import SELECTIONS
@@ -7,12 +8,15 @@ from gs_lift.errors import ConfigError, pick
 
 METHODS = ("hdbscan_faiss", "hdbscan")
 
+OF_THE_TREE = ("method", "min_thing", "min_visibility", "max_weight", "min_samples")
+"""Fields that the tree is made with; the others say how it is cut."""
+
 
 @dataclass(frozen=True)
 class ClusterConfig:
     """How Gaussians become instances. A Gaussian weighs by its visibility: 1 is a typical one of a thing.
 
-    All but method, min_thing, min_visibility, max_weight and min_samples can change without clustering again.
+    All but those OF_THE_TREE can change without clustering again.
     """
 
     method: str = "hdbscan_faiss"
@@ -60,8 +64,10 @@ class ClusterConfig:
             "noise_spread": 0,
         }
         for name, low in floors.items():
-            if not getattr(self, name) >= low:
-                raise ConfigError(f"cluster.{name}: wanted {low} or more, got {getattr(self, name)}")
+            if not low <= getattr(self, name) < math.inf:
+                raise ConfigError(
+                    f"cluster.{name}: wanted {low} or more and finite, got {getattr(self, name)}"
+                )
 
     def least_weight(self, things: int) -> float:
         """Least weight of an instance among so many Gaussians of things."""

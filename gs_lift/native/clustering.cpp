@@ -10,6 +10,7 @@
 #include <limits>
 #include <numeric>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "arrays.h"
@@ -422,11 +423,11 @@ auto link_apart(Pairs edges, Ints labels, Ints groups, Pairs conflicts) {
     UnionFind sets(count);
     std::unordered_map<int64_t, int32_t> first;             // a point of each group
     std::unordered_map<int32_t, std::vector<int64_t>> held;  // the groups in each component that has any
-    std::unordered_map<int64_t, std::vector<int64_t>> enemies;
+    std::unordered_map<int64_t, std::unordered_set<int64_t>> enemies;
     for (size_t x = 0; x < conflicts.shape(0); ++x) {
         const int64_t a = conflicts.data()[2 * x], b = conflicts.data()[2 * x + 1];
-        enemies[a].push_back(b);
-        enemies[b].push_back(a);
+        enemies[a].insert(b);
+        enemies[b].insert(a);
     }
     const auto join = [&](int32_t a, int32_t b) {
         const int32_t root = sets.join(a, b), other = root == a ? b : a;
@@ -452,7 +453,7 @@ auto link_apart(Pairs edges, Ints labels, Ints groups, Pairs conflicts) {
             const auto of_one = enemies.find(one);
             if (of_one == enemies.end()) continue;
             for (const int64_t other : right->second)
-                if (std::find(of_one->second.begin(), of_one->second.end(), other) != of_one->second.end()) return true;
+                if (of_one->second.count(other)) return true;
         }
         return false;
     };
@@ -461,6 +462,22 @@ auto link_apart(Pairs edges, Ints labels, Ints groups, Pairs conflicts) {
         if (labels.data()[i] < 0 || labels.data()[i] != labels.data()[j]) continue;
         const int32_t a = sets.find(static_cast<int32_t>(i)), b = sets.find(static_cast<int32_t>(j));
         if (a != b && !hostile(a, b)) join(a, b);
+    }
+    // A label may hang together by points without one only: its pieces are one all the same.
+    std::unordered_map<int64_t, std::vector<int32_t>> pieces;
+    for (size_t row = 0; row < count; ++row) {
+        if (labels.data()[row] < 0) continue;
+        auto &of_label = pieces[labels.data()[row]];
+        const int32_t here = sets.find(static_cast<int32_t>(row));
+        bool home = false;
+        for (int32_t &piece : of_label) {
+            piece = sets.find(piece);
+            if (piece != here && hostile(piece, here)) continue;
+            if (piece != here) join(piece, here);
+            home = true;
+            break;
+        }
+        if (!home) of_label.push_back(here);
     }
     std::vector<int64_t> component(count);
     for (size_t row = 0; row < count; ++row) component[row] = sets.find(static_cast<int32_t>(row));

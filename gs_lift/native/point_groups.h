@@ -157,7 +157,7 @@ class PointGroups {
 
     // Of each query [R D]: the `keep` nearest of points [N D] but for the point own [R] (-1: none), as ids [R keep] and
     // distances [R keep], ascending; -1 and infinity where there are fewer. home [R]: the query's group, or -1. probes:
-    // groups looked at; 0: all that may hold one of them.
+    // groups looked at; 0: all that may hold one of them, and where float32 cannot tell, float64 does: exact.
     auto nearest(Matrix points, Matrix queries, Ints own, Ints home, size_t keep, size_t probes,
                  int threads) const {
         const size_t count = queries.shape(0);
@@ -175,8 +175,9 @@ class PointGroups {
             std::vector<Scratch> scratch(size_t(std::max(threads, 1)));
             parallel(int(groups_), threads, [&](int g, int thread) {
                 const size_t begin = size_t(first[g]), end = size_t(first[g + 1]);
-                for (size_t at = begin; at < end; at += QUERIES)  // bounds the scratch of a large group
-                    search(task, size_t(g), members.data() + at, std::min(QUERIES, end - at), kernels_now,
+                const size_t most = std::clamp(SCRATCH / (keep + SPARE), size_t(16), QUERIES);
+                for (size_t at = begin; at < end; at += most)
+                    search(task, size_t(g), members.data() + at, std::min(most, end - at), kernels_now,
                            scratch[size_t(thread)]);
             });
         }
@@ -219,7 +220,7 @@ class PointGroups {
     }
 
   private:
-    static constexpr size_t QUERIES = 512;
+    static constexpr size_t QUERIES = 512, SCRATCH = 1 << 16;  // at once: queries, and candidates of all of them
 
     struct Task {
         Ranking ranking;
@@ -323,10 +324,57 @@ class PointGroups {
         }
         for (size_t i = 0; i < count; ++i) {
             Best &best = scratch.best[i];
+            const size_t query = size_t(members[i]);
             best.shrink();
-            task.ranking.write(size_t(members[i]), best.count, [&](size_t c) { return best.kept[c].id; },
-                               scratch.sorted);
+            task.ranking.write(query, best.count, [&](size_t c) { return best.kept[c].id; }, scratch.sorted);
+            if (task.probes == 0 && best.count == wanted && scratch.sorted.size() > task.ranking.keep &&
+                !certain(scratch.queries.data() + i * dims_, best.limit, scratch.sorted[task.ranking.keep - 1].first))
+                search_in_double(task, query, scratch.queries.data() + i * dims_, scratch);
         }
+    }
+
+    // Most by which float32 misjudges a distance (both in units of scale_) from a query at q.
+    double misjudged(const float *q, double distance) const {
+        double norm2 = 0;
+        for (size_t d = 0; d < dims_; ++d) norm2 += double(q[d]) * q[d];
+        return 1.2e-7 * (2 * std::sqrt(norm2) + distance) + 1.2e-7 * double(dims_ + 2) * distance;
+    }
+
+    // Whether what float32 left out, farther than `limit`, is certainly farther than the last neighbour kept.
+    bool certain(const float *q, float limit, double last) const {
+        const double left_out = std::sqrt(double(limit));
+        return left_out - misjudged(q, left_out) > last / scale_;
+    }
+
+    void search_in_double(const Task &task, size_t query, const float *q, Scratch &scratch) const {
+        const size_t keep = task.ranking.keep, wanted = keep + 1;  // one more for the query itself
+        const double *x = task.ranking.queries + query * dims_;
+        auto &found = scratch.sorted;
+        found.clear();
+        double last = INFINITE;
+        const auto shrink = [&] {
+            if (found.size() < wanted) return;
+            std::nth_element(found.begin(), found.begin() + int64_t(wanted - 1), found.end());
+            found.resize(wanted);
+            last = found[wanted - 1].first;
+        };
+        for (const auto &visit : scratch.visits) {
+            const size_t h = size_t(visit.second);
+            const double box = std::sqrt(double(to_box(q, q, h)));
+            if ((box - misjudged(q, box)) * scale_ > last) continue;
+            for (int64_t at = start_[h]; at < start_[h + 1]; ++at) {
+                const double *y = task.ranking.points + size_t(order_[at]) * dims_;
+                double sum = 0;
+                for (size_t d = 0; d < dims_; ++d) sum += (x[d] - y[d]) * (x[d] - y[d]);
+                const double distance = std::sqrt(sum);
+                if (distance <= last) found.emplace_back(distance, order_[at]);
+                if (found.size() >= 2 * wanted + 64) shrink();
+            }
+            shrink();
+        }
+        std::vector<int32_t> ids;
+        for (const auto &one : found) ids.push_back(one.second);
+        task.ranking.write(query, ids.size(), [&](size_t c) { return ids[c]; }, scratch.sorted);
     }
 
     // Lighter edges from point i, whose coordinates are scratch.queries, to other components' points in group h.
