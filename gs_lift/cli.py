@@ -124,13 +124,14 @@ def segment(
         Path | None, typer.Option(help="JSON file of pairs that must, or must not, be one object.")
     ] = None,
 ) -> None:
-    """Cluster the Gaussians into objects and write them; with options, cut the same tree again in an instant."""
-    from gs_lift.pipeline import segment_run, write_outputs
+    """Cluster the Gaussians into objects and write them; with options, cut the same tree again."""
+    from gs_lift.pipeline import output_paths, segment_run, write_outputs
 
     reporter = _reporter()
     if out.suffix.lower() != ".ply":
         raise ConfigError(f"--out {out}: wanted a name that ends in .ply")
     chosen = _run(run)
+    output_paths(chosen, out)  # refused before anything is cut
     changes: dict[str, float] = {}
     if min_cluster_size is not None:
         changes |= {"min_size": min_cluster_size, "min_share": 0.0}

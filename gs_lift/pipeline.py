@@ -281,23 +281,32 @@ def segment_run(
     return instances
 
 
+def output_paths(run: Run, out: Path) -> list[Path]:
+    """What `write_outputs` writes. Raises RunError where that would replace a file of the run, or its splat."""
+    paths = [
+        out,
+        out.with_suffix(".json"),
+        out.with_name("instances.ply" if out.stem == "labels" else f"{out.stem}_instances.ply"),
+    ]
+    own = {run.result(stage).resolve() for stage in STAGES}
+    own |= {(run.folder / name).resolve() for name in ("run.json", "scores.json")}
+    for path in paths:
+        if path.resolve() in own or str(path.resolve()) == run.record.get("splat"):
+            raise RunError(
+                f"--out {out}: would replace {path}, which this run was made from; choose another name"
+            )
+    return paths
+
+
 @torch_on_one_thread()
 def write_outputs(run: Run, out: Path) -> list[Path]:
     """labels.ply at `out` with labels.json and instances.ply beside it; the paths that were written.
 
     Raises RunError where one of them would replace a file of the run, or the splat that it was given.
     """
+    _, described, painted = output_paths(run, out)
     config, gaussians, embeddings = run.config, read_gaussians(run), read_embeddings(run)
     instances, cut = _read_segmentation(run)
-    described = out.with_suffix(".json")
-    painted = out.with_name("instances.ply" if out.stem == "labels" else f"{out.stem}_instances.ply")
-    own = {run.result(stage).resolve() for stage in STAGES}
-    own |= {(run.folder / name).resolve() for name in ("run.json", "scores.json")}
-    for path in (out, described, painted):
-        if path.resolve() in own or str(path.resolve()) == run.record.get("splat"):
-            raise RunError(
-                f"--out {out}: would replace {path}, which this run was made from; choose another name"
-            )
     comments = [
         f"gs_lift {__version__}",
         f"config {config_hash(config)}",

@@ -136,7 +136,7 @@ def labels_json(
     labels, scores, means = _array(instances.labels), _array(instances.scores), _array(gaussians.means)
     order = np.argsort(labels, kind="stable")
     bounds = np.searchsorted(labels[order], np.arange(len(instances) + 1))
-    parts = _parts(instances.parts, means) if instances.parts is not None else {}
+    parts = _parts(instances.parts, means, scores) if instances.parts is not None else {}
     objects = []
     for i, (color, semantic) in enumerate(
         zip(palette(len(instances)).tolist(), instances.classes.tolist(), strict=True)
@@ -173,8 +173,8 @@ def labels_json(
     )
 
 
-def _parts(parts: Parts, means: np.ndarray) -> dict[int, list[dict[str, Any]]]:
-    """The parts of each instance, with theirs nested in them: id, count, granularity, boxes."""
+def _parts(parts: Parts, means: np.ndarray, scores: np.ndarray) -> dict[int, list[dict[str, Any]]]:
+    """The parts of each instance, with theirs nested in them: id, granularity, count, most certain Gaussian, boxes."""
     labels, instance = _array(parts.labels), _array(parts.instance).tolist()
     order = np.argsort(labels, kind="stable")
     bounds = np.searchsorted(labels[order], np.arange(len(parts) + 1))
@@ -194,7 +194,10 @@ def _parts(parts: Parts, means: np.ndarray) -> dict[int, list[dict[str, Any]]]:
         rows = np.concatenate(members[part])
         if parent[part] >= 0:
             members[parent[part]].append(rows)
-        entries[part] |= {"count": len(rows)} | (_boxes(means[rows].astype(np.float64)) if len(rows) else {})
+        entries[part]["count"] = len(rows)
+        if len(rows):
+            entries[part]["gaussian"] = int(rows[scores[rows].argmax()])
+            entries[part] |= _boxes(means[rows].astype(np.float64))
     return of_instance
 
 

@@ -258,6 +258,18 @@ def test_parts_are_found_within_their_object_and_become_objects_at_their_granula
     assert int(apart.labels[50]) != int(apart.labels[150])
 
 
+def test_a_part_that_is_strewn_through_its_object_stays_in_it() -> None:
+    gaussians, embeddings, _ = two_part_mug()
+    # The same two embeddings, but the Gaussians of both anywhere in the mug.
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(4))
+    embeddings.fast[:200] = embeddings.fast[order]
+    config = ClusterConfig(min_samples=5)
+    made = cluster(embeddings, gaussians, ROOM, config)
+    finest = recut_instances(made, embeddings, gaussians, ROOM, replace(config, granularity=1.0))
+    assert len(made) == len(finest) == 3
+    assert ((finest.labels >= 0) == (made.labels >= 0)).float().mean() > 0.99
+
+
 def test_nothing_has_no_parts() -> None:
     gaussians, embeddings, _ = scene([], floor=5)
     parts = cluster(embeddings, gaussians, ROOM).parts

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from gs_lift.clustering.instances import (
     Things,
     assign_noise,
     drop_scattered,
+    rejoin_scattered,
     split_apart,
     things_of,
     vote_classes,
@@ -131,7 +132,11 @@ def _cut(
         labels = split_apart(things, labels, config.split_gap, least)
     labels = rejoin(things.rows, labels, constraints)
     named = np.unique(labels[spared])
-    labels = drop_scattered(things, labels, config.min_coherence, named[named != NOBODY])
+    named = named[named != NOBODY]
+    if config.granularity > MIDDLE:
+        whole = _clusters(tree, replace(config, granularity=MIDDLE), least).labels
+        labels = rejoin_scattered(things, labels, whole, config.min_coherence, named)
+    labels = drop_scattered(things, labels, config.min_coherence, named)
     labels, _ = number_by_weight(labels, things.weights)
     scores = np.where(labels == NOBODY, 0.0, scores)
     told = np.isin(things.rows, [gaussian for one in constraints.must for gaussian in one.pair])

@@ -192,21 +192,42 @@ def _radius(means: Floats, weights: Floats) -> float:
 
 
 def drop_scattered(things: Things, labels: Ints, coherence: float, spared: Ints) -> Ints:
-    """Make noise of every cluster that is strewn among others in space, but for the labels `spared`.
-
-    What counts is the share of the weight around its members that belongs to the same cluster: near 1 for an object,
-    low for the odd embeddings of borders. This tells true small objects from false ones better than their size does.
-    """
-    rows = np.flatnonzero(labels != NOBODY)
-    if not len(rows):
-        return labels
-    share = _share_around(things, labels, rows, labels[rows])
-    count = int(labels.max(initial=NOBODY)) + 1
-    total = np.bincount(labels[rows], weights=things.weights[rows], minlength=count)
-    own = np.bincount(labels[rows], weights=things.weights[rows] * share, minlength=count)
-    kept = own >= coherence * total
+    """Make noise of every cluster that is strewn among others in space, but for the labels `spared`."""
+    kept = _coherent(things, labels, coherence)
     kept[spared] = True
     return np.where((labels != NOBODY) & np.append(kept, False)[labels], labels, NOBODY)
+
+
+def rejoin_scattered(things: Things, labels: Ints, whole: Ints, coherence: float, spared: Ints) -> Ints:
+    """Give back every cluster that is strewn in space to the largest other one of its `whole` [T], but those `spared`.
+
+    So a cut that takes an object apart keeps what holds together and loses nothing.
+    """
+    count = int(labels.max(initial=NOBODY)) + 1
+    rows = np.flatnonzero(labels != NOBODY)
+    home = np.full(count, NOBODY)
+    home[labels[rows]] = whole[rows]
+    kept = _coherent(things, labels, coherence)
+    kept[spared] = True
+    total = np.bincount(labels[rows], weights=things.weights[rows], minlength=count)
+    becomes = np.arange(count)
+    for strewn in np.flatnonzero(~kept & (home != NOBODY)):
+        others = np.flatnonzero(home == home[strewn])
+        others = others[kept[others]] if kept[others].any() else others
+        becomes[strewn] = others[total[others].argmax()]
+    return np.append(becomes, NOBODY)[labels]
+
+
+def _coherent(things: Things, labels: Ints, coherence: float) -> NDArray[np.bool_]:
+    """[M] Whether so much of the weight around the members of a cluster belongs to it: near 1 for an object, low for
+    the odd embeddings of borders. This tells true small objects from false ones better than their size does.
+    """
+    count = int(labels.max(initial=NOBODY)) + 1
+    rows = np.flatnonzero(labels != NOBODY)
+    share = _share_around(things, labels, rows, labels[rows])
+    total = np.bincount(labels[rows], weights=things.weights[rows], minlength=count)
+    own = np.bincount(labels[rows], weights=things.weights[rows] * share, minlength=count)
+    return own >= coherence * total
 
 
 def assign_noise(

@@ -127,7 +127,7 @@ def _merge_below(hierarchy: Hierarchy, chosen: Mask, epsilon: float, allow_root:
     parent, birth = hierarchy.parent, hierarchy.birth
     merged = np.zeros(len(parent), dtype=bool)
     for cluster in np.flatnonzero(chosen):
-        while cluster > 0 and birth[cluster] * epsilon > 1:
+        while cluster > 0 and birth[cluster] > 1 / epsilon:
             if parent[cluster] == 0 and not allow_root:
                 break
             cluster = parent[cluster]
