@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -120,12 +120,9 @@ def _cut(
     things: Things, tree: Tree, classes: Classes, config: ClusterConfig, constraints: Constraints
 ) -> Instances:
     least = config.least_weight(len(things))
-    found = _clusters(tree, config, least)
+    found, whole = _clusters(tree, config, least)
     labels, scores = found.labels, found.probabilities
-    known = [
-        gaussian for one in constraints.must + constraints.cannot for gaussian in (one.first, one.second)
-    ]
-    spared = np.flatnonzero(np.isin(things.rows, known))
+    spared = np.flatnonzero(np.isin(things.rows, constraints.gaussians))
     if constraints:
         labels = link(tree, things.rows, labels, constraints)
     if config.split_gap > 0:
@@ -134,8 +131,7 @@ def _cut(
     named = np.unique(labels[spared])
     named = named[named != NOBODY]
     if config.granularity > MIDDLE:
-        whole = _clusters(tree, replace(config, granularity=MIDDLE), least).labels
-        labels = rejoin_scattered(things, labels, whole, config.min_coherence, named)
+        labels = rejoin_scattered(things, labels, whole.labels, config.min_coherence, named)
     labels = drop_scattered(things, labels, config.min_coherence, named)
     labels, _ = number_by_weight(labels, things.weights)
     scores = np.where(labels == NOBODY, 0.0, scores)
@@ -146,7 +142,7 @@ def _cut(
             things, labels, scores, config.noise_spread, config.noise_agreement, spared
         )
     labels, _ = number_by_weight(labels, np.ones(len(things)))
-    arrays = tree.arrays() | things.space.arrays()
+    arrays = tree.arrays() | vars(things.space)
     return Instances(
         labels=torch.from_numpy(things.spread(labels, NOBODY)),
         scores=torch.from_numpy(things.spread(scores, 0.0)).float(),
@@ -156,7 +152,9 @@ def _cut(
     )
 
 
-def _clusters(tree: Tree, config: ClusterConfig, least: float) -> Clustering:
+def _clusters(tree: Tree, config: ClusterConfig, least: float) -> tuple[Clustering, Clustering]:
+    """The clusters, and those that they are parts of where a finer cut than MIDDLE is wanted; else the same again."""
+
     def at(granularity: float) -> Clustering:
         return recut(
             tree,
@@ -167,16 +165,21 @@ def _clusters(tree: Tree, config: ClusterConfig, least: float) -> Clustering:
             allow_single_cluster=True,
         )
 
-    found = at(config.granularity)
-    if config.granularity > MIDDLE:
-        found = grown(found, at(MIDDLE))
+    if config.granularity <= MIDDLE:
+        found = _or_the_whole(at(config.granularity), config.epsilon, least)
+        return found, found
+    whole = at(MIDDLE)
+    fine = grown(at(config.granularity), whole)
+    return _or_the_whole(fine, config.epsilon, least), _or_the_whole(whole, config.epsilon, least)
+
+
+def _or_the_whole(found: Clustering, epsilon: float, least: float) -> Clustering:
     if found.labels.max(initial=NOBODY) != 0:
         return found
     # A single cluster is the whole, of which HDBSCAN names only the densest point or so: a room with one object in it.
     # All but its outliers are that object.
-    reach = (
-        max(config.epsilon, float(np.quantile(tree.distances, 1 - OUTLIERS))) if len(tree.distances) else 0.0
-    )
+    tree = found.tree
+    reach = max(epsilon, float(np.quantile(tree.distances, 1 - OUTLIERS))) if len(tree.distances) else 0.0
     return recut(tree, min_cluster_size=least, epsilon=reach, allow_single_cluster=True)
 
 

@@ -49,6 +49,13 @@ class Constraints:
     def __bool__(self) -> bool:
         return bool(self.must or self.cannot)
 
+    @property
+    def gaussians(self) -> Ints:
+        """All that are named, ascending."""
+        return np.unique([gaussian for one in self.must + self.cannot for gaussian in one.pair]).astype(
+            np.int64
+        )
+
 
 @dataclass(frozen=True)
 class Written:
@@ -150,7 +157,7 @@ def link(tree: Tree, rows: Ints, labels: Ints, constraints: Constraints) -> Ints
     Gaussian of no instance that must be linked joins alone. Raises ConstraintError, naming the pairs, where that is
     impossible.
     """
-    known = np.unique([gaussian for one in constraints.must + constraints.cannot for gaussian in one.pair])
+    known = constraints.gaussians
     _, inside, place = np.intersect1d(known, rows, assume_unique=True, return_indices=True)
     leaf_of = dict(zip(known[inside].tolist(), tree.leaf[place].tolist(), strict=True))
     must = [

@@ -25,7 +25,7 @@ from gs_lift.clustering.hierarchy import (
     outlier_scores,
 )
 from gs_lift.clustering.knn import Neighbours, NeighbourSearch
-from gs_lift.clustering.selection import select_clusters
+from gs_lift.clustering.selection import MIDDLE, select_clusters
 from gs_lift.errors import ConfigError
 from gs_lift.threads import kernel_threads
 
@@ -63,7 +63,7 @@ def cluster_points(
     min_cluster_size: float = 20,
     min_samples: float = 10,
     selection: str = "eom",
-    granularity: float = 0.5,
+    granularity: float = MIDDLE,
     epsilon: float = 0.0,
     allow_single_cluster: bool = False,
     max_cluster_size: float = np.inf,
@@ -139,7 +139,7 @@ def recut(
     *,
     min_cluster_size: float = 20,
     selection: str = "eom",
-    granularity: float = 0.5,
+    granularity: float = MIDDLE,
     epsilon: float = 0.0,
     allow_single_cluster: bool = False,
     max_cluster_size: float = np.inf,
@@ -148,8 +148,8 @@ def recut(
 
     selection: `eom`, the clusters of the greatest excess of mass, or `leaf`, the finest. granularity: in 0..1, with
     `eom`: 0 gives few large clusters, 0.5 those of the greatest excess of mass, 1 the finest; any cut refines those of
-    a lower granularity. epsilon: clusters that
-    part below this distance stay together (Malzer and Baum 2020). allow_single_cluster: the whole may be one.
+    a lower granularity. epsilon: clusters that part below this distance stay together (Malzer and Baum 2020).
+    allow_single_cluster: the whole may be one.
     """
     if not 2 <= min_cluster_size < np.inf:
         raise ConfigError(f"min_cluster_size must be 2 or more and finite; got {min_cluster_size}")
@@ -247,9 +247,8 @@ def _cores(search: NeighbourSearch, found: Neighbours, weights: Floats, min_samp
             more = search.query(k, some)
             cores[some] = _native.core_distances(more.ids, more.distances, some, weights, float(min_samples))
         short = short[np.isinf(cores[short])]
-    for some in _in_blocks(
-        short, k
-    ):  # all points together weigh less than min_samples, or no more were found
+    # All points together weigh less than min_samples, or no more were found.
+    for some in _in_blocks(short, k):
         more = search.query(k, some)
         cores[some] = np.where(more.ids >= 0, more.distances, 0).max(axis=1)
     return cores

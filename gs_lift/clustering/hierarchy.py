@@ -4,7 +4,7 @@ Notation: L leaves (different points) with weights w; lambda = 1 / distance, the
 cluster; C clusters, each heavier than some least weight. See density.py.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class Tree:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Its arrays by name, to be saved; `Tree(**arrays)` is the way back."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)

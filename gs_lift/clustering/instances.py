@@ -3,8 +3,8 @@
 Notation: T Gaussians of things; label = cluster of each, NOBODY = none.
 """
 
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -44,10 +44,6 @@ class Space:
     rows: Ints
     around: NDArray[np.int32]
     mutual: NDArray[np.uint16]
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Its arrays by name, to be saved; `Space(**arrays)` is the way back."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 @dataclass(frozen=True)
@@ -163,9 +159,8 @@ def _parts_in_space(things: Things, clumps: list[Ints], gap: float, least: float
     heaviness = np.array([things.weights[rows].sum() for rows in clumps])
     weights = (heaviness / np.bincount(clump))[clump]
     means = things.means[rows]
-    tree = spanning_tree(
-        means, weights=weights, min_samples=1, neighbours=12
-    )  # single linkage: nothing is strewn here
+    # Single linkage: nothing is strewn here.
+    tree = spanning_tree(means, weights=weights, min_samples=1, neighbours=12)
     hierarchy = condense(tree, least)
     part = np.full(len(rows), -1, dtype=np.int64)
     waiting, found = [0], 0

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gs_lift import _native
+from gs_lift.clustering.hierarchy import Floats, Ints
 from gs_lift.errors import BackendError
 from gs_lift.threads import kernel_threads
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 Found = tuple[NDArray[np.int32], Floats]
 """Ids and distances [R k] of R queries, ascending; -1 and infinity where there are fewer."""
 
@@ -125,12 +124,29 @@ class NeighbourSearch:
             probes *= 2
 
 
+@dataclass(frozen=True)
+class Unit:
+    """Brings coordinates into -1..1 around the mean [D], for float32; a power of two as scale rounds nothing."""
+
+    mean: Floats
+    scale: float
+
+    @classmethod
+    def of(cls, points: Floats) -> "Unit":
+        mean = points.mean(axis=0)
+        largest = float(max((points.max(axis=0) - mean).max(), (mean - points.min(axis=0)).max()))
+        return cls(mean, float(2.0 ** np.ceil(np.log2(largest))) if largest > 0 else 1.0)
+
+    def __call__(self, points: Floats) -> NDArray[np.float32]:
+        return np.ascontiguousarray((points - self.mean) / self.scale, dtype=np.float32)
+
+
 class GroupIndex:
     """Points in groups of near ones. Above three dimensions and EXACT_POINTS it takes FAISS to make the groups."""
 
     def __init__(self, points: Floats):
         count, dims = points.shape
-        self._points, self._mean, self._scale = points, points.mean(axis=0), _power_of_two(_largest(points))
+        self._points, self._unit = points, Unit.of(points)
         if dims <= 3 or count <= EXACT_POINTS:
             order, starts = _native.halve(points, _group_size(count))
         else:
@@ -138,7 +154,7 @@ class GroupIndex:
         self.groups = len(starts) - 1
         self._home = np.empty(count, dtype=np.int64)
         self._home[order] = np.repeat(np.arange(self.groups), np.diff(starts))
-        self.point_groups = _native.PointGroups(points, order, starts, self._mean, self._scale)
+        self.point_groups = _native.PointGroups(points, order, starts, self._unit.mean, self._unit.scale)
 
     def nearest(self, queries: Floats, own: Ints, keep: int, probes: int) -> Found:
         home = np.where(own == NOBODY, NOBODY, self._home[own])
@@ -153,19 +169,16 @@ class GroupIndex:
         training = faiss.Clustering(dims, wanted)
         training.seed, training.niter = 1234, 4
         training.min_points_per_centroid = 1  # silences a warning; the groups need not be even
-        training.train(self._near_one(sample), faiss.IndexFlatL2(dims))
+        training.train(self._unit(self._points[sample]), faiss.IndexFlatL2(dims))
         centers = faiss.vector_to_array(training.centroids).reshape(wanted, dims)
         groups = np.concatenate(
             [
-                _native.nearest_centers(self._near_one(rows), centers, kernel_threads())
+                _native.nearest_centers(self._unit(self._points[rows]), centers, kernel_threads())
                 for rows in _blocks(count)
             ]
         )
         sizes = np.bincount(groups)
         return np.argsort(groups, kind="stable").astype(np.int32), np.cumsum([0, *sizes[sizes > 0]])
-
-    def _near_one(self, rows: Ints | slice) -> NDArray[np.float32]:
-        return np.ascontiguousarray((self._points[rows] - self._mean) / self._scale, dtype=np.float32)
 
 
 class GpuIndex:
@@ -177,16 +190,16 @@ class GpuIndex:
     def __init__(self, points: Floats, *, device: int | None = 0):
         faiss = load_faiss()
         count, dims = points.shape
-        self._points, self._mean, self._scale = points, points.mean(axis=0), _power_of_two(_largest(points))
+        self._points, self._unit = points, Unit.of(points)
         self._flat = self._on_device(faiss, faiss.IndexFlatL2(dims), device)
         self.groups = max(1, round(4 * count**0.5))
         inverted = faiss.IndexIVFFlat(faiss.IndexFlatL2(dims), dims, self.groups)
         inverted.cp.seed, inverted.cp.niter, inverted.cp.min_points_per_centroid = 1234, 8, 1
         self._inverted = self._on_device(faiss, inverted, device)
-        self._inverted.train(self._near_one(points))
+        self._inverted.train(self._unit(points))
         for index in (self._flat, self._inverted):
             for rows in _blocks(count):
-                index.add(self._near_one(points[rows]))
+                index.add(self._unit(points[rows]))
 
     def nearest(self, queries: Floats, own: Ints, keep: int, probes: int) -> Found:
         index = self._flat
@@ -196,7 +209,7 @@ class GpuIndex:
         wanted = min(keep + 1 + self.SPARE, len(self._points))
         parts = []
         for rows in _blocks(len(queries)):
-            candidates = index.search(self._near_one(queries[rows]), wanted)[1]
+            candidates = index.search(self._unit(queries[rows]), wanted)[1]
             parts.append(
                 _native.rank_neighbours(
                     self._points, queries[rows], own[rows], candidates, keep, kernel_threads()
@@ -208,10 +221,7 @@ class GpuIndex:
     @cached_property
     def point_groups(self) -> _native.PointGroups:
         order, starts = _native.halve(self._points, _group_size(len(self._points)))
-        return _native.PointGroups(self._points, order, starts, self._mean, self._scale)
-
-    def _near_one(self, points: Floats) -> NDArray[np.float32]:
-        return np.ascontiguousarray((points - self._mean) / self._scale, dtype=np.float32)
+        return _native.PointGroups(self._points, order, starts, self._unit.mean, self._unit.scale)
 
     @staticmethod
     def _on_device(faiss: ModuleType, index: Any, device: int | None) -> Any:
@@ -234,17 +244,6 @@ def _blocks(count: int) -> Iterator[slice]:
 def _group_size(count: int) -> int:
     """Most points in a group that is made by halving."""
     return max(128, round(count**0.5 / 4))
-
-
-def _largest(points: Floats) -> float:
-    """The largest distance of a coordinate from its mean."""
-    mean = points.mean(axis=0)
-    return float(max((points.max(axis=0) - mean).max(), (mean - points.min(axis=0)).max()))
-
-
-def _power_of_two(largest: float) -> float:
-    """A scale that brings coordinates into -1..1 and rounds nothing."""
-    return float(2.0 ** np.ceil(np.log2(largest))) if largest > 0 else 1.0
 
 
 def faiss_has_gpu() -> bool:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from gs_lift.clustering.selection import SELECTIONS
+from gs_lift.clustering.selection import MIDDLE, SELECTIONS
 from gs_lift.errors import ConfigError, pick
 
 METHODS = ("hdbscan_faiss", "hdbscan")
@@ -36,7 +36,7 @@ class ClusterConfig:
     """Weight of the neighbours that make a Gaussian dense; more smooths small instances away."""
     selection: str = "eom"
     """`eom`: the clusters of the greatest excess of mass; `leaf`: the finest, which cuts uneven objects to pieces."""
-    granularity: float = 0.5
+    granularity: float = MIDDLE
     """From few large instances (0) over those of the greatest excess of mass (0.5) to their finest parts (1)."""
     epsilon: float = 0.0
     """Clusters whose embeddings part below this distance stay one."""
