@@ -174,6 +174,7 @@ void frame_blend(FrameHandle &frame, const Floats &colors, const MaybeFloats &ba
     parallel(frame->tiles(), threads, [&](int tile, int thread) {
         k.blend(image, tile, scratch + floats * size_t(thread), to, to_left);
     });
+    frame->blended = true;
 }
 
 void frame_blend_backward(FrameHandle &frame, const Floats &opacities, const Floats &colors, const Floats &out,
@@ -187,6 +188,7 @@ void frame_blend_backward(FrameHandle &frame, const Floats &opacities, const Flo
     if (v_means2d.has_value() != v_conics.has_value() || v_means2d.has_value() != v_opacities.has_value() ||
         (v_absolute && !v_means2d))
         throw std::invalid_argument("v_means2d, v_conics and v_opacities go together");
+    if (!frame->blended) throw std::invalid_argument("blend_backward: blend first");
     const Image image = with_colors(frame, colors, std::nullopt, channels);
     ImageGradients v{};
     v.image = data(out, pixels * channels, "image"), v.left = left.data();

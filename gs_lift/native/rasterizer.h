@@ -12,6 +12,7 @@ constexpr int BATCH = 64;                           // Gaussians of a tile taken
 constexpr float ALPHA_MAX = 0.999f;                 // gsplat 1.5.3; later versions clamp at 0.99
 constexpr float ALPHA_MIN = 1.0f / 255.0f;          // fainter than one grey level
 constexpr float LOG2_ALPHA_MIN = -7.9943534369f;    // log2(1 / 255)
+constexpr float LOG2_ALPHA_MAX = -0.00145f;          // log2(0.999), less a little: below it nothing is clamped
 constexpr float TRANSMITTANCE_MIN = 1e-4f;          // the pair that would reach this is dropped, and all behind it
 constexpr int COLUMNS = 6;                          // mean x and y, l11, l12, l22, lop
 constexpr int MOMENTS = 6;                          // sums of v_sigma times 1, u, v, u^2, u v, v^2
@@ -60,6 +61,8 @@ struct Image {
     const uint32_t *first_slot;   // [N + 1]: the (Gaussian, tile) pairs in the order of the Gaussians
     const uint32_t *entries;      // ids of the Gaussians of each tile, front to back
     const uint32_t *tile_start;   // [tiles + 1]
+    const uint32_t *slot;         // [pairs]: of each entry, its place in the order of the Gaussians
+    uint32_t *masks;              // [pairs]: the blocks that each entry reaches; written by blend, read by its gradients
     int channels;
     const float *colors;      // [N channels]
     const float *background;  // [channels] or null

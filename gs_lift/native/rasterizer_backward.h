@@ -10,13 +10,17 @@
 
 namespace {
 
+// The state of a block stands side by side: transmittance, threshold, R, and v
+// channel by channel; PIXELS floats each.
+enum { THROUGH, THRESHOLD, BEHIND, PLANES };
+
 struct Replay {
-    Pixels pixels;
-    alignas(64) float behind[TILE * TILE];   // R
-    alignas(64) float weights[TILE * TILE];  // of one Gaussian, for channels in lanes
-    float *planes;                           // v: [BLOCKS channels PIXELS]
+    float *blocks;                           // [BLOCKS stride]
+    int stride;                              // floats of a block: (PLANES + channels) PIXELS
     float *lanes;                            // v: [BLOCKS PIXELS padded], a pixel's channels side by side
     int padded;                              // channels, rounded up to whole vectors
+    uint32_t alive;                          // blocks with a pixel that is not finished
+    alignas(64) float weights[TILE * TILE];  // of one Gaussian, for channels in lanes
 };
 
 GS_INLINE int padded_channels(int channels) { return (channels + W - 1) / W * W; }
@@ -25,60 +29,71 @@ GS_INLINE int padded_channels(int channels) { return (channels + W - 1) / W * W;
 template <int channels>
 GS_INLINE void start_replay(const Image &image, const ImageGradients &v, int tile, float *scratch, Replay &replay) {
     const int D = image.channels;
-    start(image, tile, replay.pixels);
     replay.padded = padded_channels(D);
-    replay.planes = scratch;
-    replay.lanes = scratch + TILE * TILE * D;
-    const int floats = TILE * TILE * (channels ? D : D + replay.padded);
+    replay.stride = (PLANES + D) * PIXELS;
+    replay.blocks = scratch;
+    replay.lanes = scratch + BLOCKS * replay.stride;
+    replay.alive = 0;
+    const int floats = BLOCKS * replay.stride + (channels ? 0 : TILE * TILE * replay.padded);
     for (int i = 0; i < floats; i++) scratch[i] = 0.0f;
-    for (float &value : replay.behind) value = 0.0f;
+    for (int b = 0; b < BLOCKS; b++)
+        for (int i = 0; i < PIXELS; i++) replay.blocks[b * replay.stride + THRESHOLD * PIXELS + i] = NEVER;
     each_pixel(image, tile, [&](int b, int i, size_t at) {
         const float *out = v.image + at * size_t(D), *v_out = v.v_image + at * size_t(D);
+        float *pixel = replay.blocks + b * replay.stride + i;
         float behind = -v.v_alpha[at] * v.left[at];
         for (int c = 0; c < D; c++) {
             behind += out[c] * v_out[c];
-            replay.planes[(b * D + c) * PIXELS + i] = v_out[c];
+            pixel[(PLANES + c) * PIXELS] = v_out[c];
             if (!channels) replay.lanes[(b * PIXELS + i) * replay.padded + c] = v_out[c];
         }
-        replay.behind[b * PIXELS + i] = behind;
+        pixel[THROUGH * PIXELS] = 1.0f;
+        pixel[THRESHOLD * PIXELS] = LOG2_ALPHA_MIN;
+        pixel[BEHIND * PIXELS] = behind;
+        replay.alive |= 1u << b;
     });
 }
 
-// One Gaussian in one block: adds to sums (those of a slot, see color_offset).
-template <int channels, bool geometry, bool absolute>
+// One Gaussian in one block: adds to sums (those of a slot, see color_offset). clamped: whether its alpha may be.
+template <int channels, bool geometry, bool absolute, bool clamped>
 GS_INLINE void replay_block(const Image &image, const Batch &batch, int g, int b, const Record &r, const float *color,
                             Replay &replay, F *sums) {
     constexpr int COLORS = color_offset(geometry, absolute);
     const F u = set(batch.u[g][b]), v = set(batch.v[g][b]);
     for (int i = 0; i < VECTORS; i++) {
-        const int at = b * PIXELS + i * W;
-        F through = load(replay.pixels.through + at), threshold = load(replay.pixels.threshold + at);
+        float *block = replay.blocks + b * replay.stride + i * W;
         Meeting m;
-        bool touched = meet(u + load(batch.du[g] + i * W), v + load(batch.dv[g] + i * W), batch.lop[g], through,
-                            threshold, m);
-        if (!channels) store(replay.weights + at, touched ? m.weight : zero());
-        if (!touched) continue;
-        store(replay.pixels.through + at, through);
-        store(replay.pixels.threshold + at, threshold);
+        m.u = u + load(batch.du[g] + i * W), m.v = v + load(batch.dv[g] + i * W);
+        F through = load(block + THROUGH * PIXELS), threshold = load(block + THRESHOLD * PIXELS);
+        if (!meet<clamped>(batch.lop[g], through, threshold, m)) {
+            if (!channels) store(replay.weights + b * PIXELS + i * W, zero());
+            continue;
+        }
+        store(block + THROUGH * PIXELS, through);
+        if (m.finished) store(block + THRESHOLD * PIXELS, threshold);
+        if (!channels) store(replay.weights + b * PIXELS + i * W, m.weight);
 
         const int D = channels ? channels : image.channels;
-        const float *planes = replay.planes + b * D * PIXELS + i * W;
+        const float *planes = block + PLANES * PIXELS;
         for (int c = 0; c < channels; c++)
             sums[COLORS + c] = fma(m.weight, load(planes + c * PIXELS), sums[COLORS + c]);
         if (!geometry) continue;
-        F cv = set(color[0]) * load(planes), other = zero();
+        F cv = set(color[0]) * load(planes);
         int c = 1;
-        for (; c + 2 <= D; c += 2) {
-            cv = fma(set(color[c]), load(planes + c * PIXELS), cv);
-            other = fma(set(color[c + 1]), load(planes + (c + 1) * PIXELS), other);
+        if (!channels) {
+            F other = zero();  // two chains: each waits for its own sum only
+            for (; c + 2 <= D; c += 2) {
+                cv = fma(set(color[c]), load(planes + c * PIXELS), cv);
+                other = fma(set(color[c + 1]), load(planes + (c + 1) * PIXELS), other);
+            }
+            cv = cv + other;
         }
-        if (c < D) cv = fma(set(color[c]), load(planes + c * PIXELS), cv);
-        F drawn = m.weight * (D > 2 ? cv + other : cv);
-        F behind = load(replay.behind + at) - drawn;
-        store(replay.behind + at, behind);
+        for (; c < D; c++) cv = fma(set(color[c]), load(planes + c * PIXELS), cv);
+        F drawn = m.weight * cv, behind = load(block + BEHIND * PIXELS) - drawn;
+        store(block + BEHIND * PIXELS, behind);
+        F v_sigma = fma(behind, m.alpha * reciprocal(1.0f - m.alpha), -drawn);
         // Where alpha is clamped it does not move with sigma.
-        M free = both(m.touched, gt(set(ALPHA_MAX), m.raw));
-        F v_sigma = keep(free, fma(behind, m.alpha * reciprocal(1.0f - m.alpha), -drawn));
+        v_sigma = keep(clamped ? both(m.touched, gt(set(ALPHA_MAX), m.raw)) : m.touched, v_sigma);
         F by_u = v_sigma * m.u, by_v = v_sigma * m.v;
         sums[0] = sums[0] + v_sigma;
         sums[1] = sums[1] + by_u;
@@ -127,34 +142,36 @@ void replay_tile(const Image &image, const ImageGradients &v, int tile, float *s
     make_offsets(offsets);
     Replay replay;
     start_replay<channels>(image, v, tile, scratch, replay);
-    const int tile_x = tile % image.tiles_x, tile_y = tile / image.tiles_x;
     constexpr int COLORS = color_offset(geometry, absolute), SUMS = COLORS + channels;
 
     Batch batch;
     const uint32_t last = image.tile_start[tile + 1];
-    for (uint32_t first = image.tile_start[tile]; first < last && replay.pixels.alive; first += BATCH) {
-        fill(image, tile, first, last, offsets, batch);
+    for (uint32_t first = image.tile_start[tile]; first < last && replay.alive; first += BATCH) {
+        fill<false>(image, tile, first, last, offsets, batch);
         for (int g = 0; g < batch.count; g++) {
-            const uint32_t mask = batch.masks[g] & replay.pixels.alive;
+            const uint32_t mask = batch.masks[g] & replay.alive;
             if (!mask) continue;
-            const uint32_t id = batch.ids[g];
-            const float *color = image.colors + size_t(id) * size_t(image.channels);
+            const Record &r = image.records[batch.ids[g]];
+            const float *color = image.colors + size_t(batch.ids[g]) * size_t(image.channels);
             F sums[SUMS + 1];
             for (F &s : sums) s = zero();
-            for (uint32_t rest = mask; rest; rest &= rest - 1)
-                replay_block<channels, geometry, absolute>(image, batch, g, __builtin_ctz(rest), image.records[id],
-                                                           color, replay, sums);
-            const Rect rect = image.rects[id];
-            const size_t pair = image.first_slot[id] + uint32_t(tile_y - rect.y0) * uint32_t(rect.x1 - rect.x0) +
-                                uint32_t(tile_x - rect.x0);
-            float *slot = v.slots + pair * size_t(v.slot_size);
+            if (r.lop < LOG2_ALPHA_MAX)
+                for (uint32_t rest = mask; rest; rest &= rest - 1)
+                    replay_block<channels, geometry, absolute, false>(image, batch, g, __builtin_ctz(rest), r, color,
+                                                                      replay, sums);
+            else
+                for (uint32_t rest = mask; rest; rest &= rest - 1)
+                    replay_block<channels, geometry, absolute, true>(image, batch, g, __builtin_ctz(rest), r, color,
+                                                                     replay, sums);
+            const uint32_t pair = image.slot[first + uint32_t(g)];
+            float *slot = v.slots + size_t(pair) * size_t(v.slot_size);
             store_sums<SUMS>(sums, slot);
             if (!channels && v.color) color_lanes(image, replay, mask, slot + COLORS);
             v.touched[pair] = 1;
         }
-        for (uint32_t rest = replay.pixels.alive; rest; rest &= rest - 1) {
+        for (uint32_t rest = replay.alive; rest; rest &= rest - 1) {
             const int b = __builtin_ctz(rest);
-            if (finished(replay.pixels.threshold + b * PIXELS)) replay.pixels.alive &= ~(1u << b);
+            if (finished(replay.blocks + b * replay.stride + THRESHOLD * PIXELS)) replay.alive &= ~(1u << b);
         }
     }
 }
@@ -176,7 +193,7 @@ void blend_backward(const Image &image, const ImageGradients &v, int tile, float
 }
 
 size_t scratch_floats(int channels) {
-    return size_t(TILE * TILE) * size_t(channels + (channels > 4 ? padded_channels(channels) : 0));
+    return size_t(TILE * TILE) * size_t(PLANES + channels + (channels > 4 ? padded_channels(channels) : 0));
 }
 
 // From the moments of a Gaussian to the gradients by its mean, conic and opacity.

@@ -96,6 +96,7 @@ void Frame::build(const float *means2d, const float *conics, const float *opacit
                   const int32_t *radii, int n, int width, int height, int threads) {
     count = n;
     image = Image{};
+    blended = false;
     image.width = width, image.height = height;
     image.tiles_x = (width + TILE - 1) / TILE, image.tiles_y = (height + TILE - 1) / TILE;
     Record *records = records_.reserve(size_t(n));
@@ -167,13 +168,19 @@ void Frame::fill_tiles(uint32_t visible) {
         }
     }
     tile_start[tile_count] = sum;
-    uint32_t *entries = entries_.reserve(pairs);
+    uint32_t *entries = entries_.reserve(pairs), *slot = entry_slot_.reserve(pairs);
     for (uint32_t i = 0; i < visible; i++) {
-        const Rect r = image.rects[order[i].id];
+        const uint32_t id = order[i].id;
+        const Rect r = image.rects[id];
+        uint32_t next = image.first_slot[id];
         for (size_t y = r.y0; y < r.y1; y++)
-            for (size_t x = r.x0; x < r.x1; x++) entries[cursor[y * size_t(image.tiles_x) + x]++] = order[i].id;
+            for (size_t x = r.x0; x < r.x1; x++) {
+                const uint32_t at = cursor[y * size_t(image.tiles_x) + x]++;
+                entries[at] = id, slot[at] = next++;
+            }
     }
-    image.entries = entries, image.tile_start = tile_start;
+    image.entries = entries, image.slot = slot, image.tile_start = tile_start;
+    image.masks = masks_.reserve(pairs);
 }
 
 uint8_t *Frame::touched() {
@@ -183,7 +190,7 @@ uint8_t *Frame::touched() {
 }
 
 size_t Frame::bytes() const {
-    return records_.bytes() + rects_.bytes() + first_slot_.bytes() + entries_.bytes() + tile_start_.bytes() +
+    return records_.bytes() + rects_.bytes() + first_slot_.bytes() + entries_.bytes() + entry_slot_.bytes() + masks_.bytes() + tile_start_.bytes() +
            cursor_.bytes() + changes_.bytes() + order_.bytes() + swap_.bytes() + scratch_.bytes() + slots_.bytes() +
            touched_.bytes();
 }

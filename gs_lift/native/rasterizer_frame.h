@@ -81,6 +81,7 @@ class Frame {
     Image image{};
     int count = 0;  // Gaussians
     uint32_t pairs = 0;
+    bool blended = false;  // whether image.masks is written
 
     // Sorts `count` projected Gaussians into the tiles of an image. Throws std::length_error beyond 2^31 pairs.
     void build(const float *means2d, const float *conics, const float *opacities, const float *depths,
@@ -97,7 +98,7 @@ class Frame {
 
     Buffer<Record> records_;
     Buffer<Rect> rects_;
-    Buffer<uint32_t> first_slot_, entries_, tile_start_, cursor_;
+    Buffer<uint32_t> first_slot_, entries_, entry_slot_, masks_, tile_start_, cursor_;
     Buffer<int32_t> changes_;
     Buffer<KeyedId> order_, swap_;
     Buffer<float> scratch_, slots_;

@@ -19,7 +19,7 @@ size_t tile_weights(const Image &image, int tile, float minimum, int32_t *places
     const F least = set(minimum > 1e-30f ? minimum : 1e-30f);
     const uint32_t last = image.tile_start[tile + 1];
     for (uint32_t first = image.tile_start[tile]; first < last && pixels.alive; first += BATCH) {
-        fill(image, tile, first, last, offsets, batch);
+        fill<true>(image, tile, first, last, offsets, batch);
         transpose(batch, words);
         for (int b = 0; b < BLOCKS; b++) {
             if (!words[b] || !(pixels.alive >> b & 1)) continue;

@@ -52,37 +52,54 @@ GS_INLINE void make_offsets(Offsets &offsets) {
 
 GS_INLINE F square(F a) { return a * a; }
 
+// u and v of Gaussian r, its mean at (mx, my) in the tile, at the centres of the blocks.
+GS_INLINE void place(const Record &r, float mx, float my, const Offsets &offsets, float *u, float *v) {
+    const F along = set(r.l11) * (offsets.block_x[0] - set(mx));  // a vector's blocks stand in the same columns
+    for (int i = 0; i < BLOCKS / W; i++) {
+        const F dy = offsets.block_y[i] - set(my);
+        store(u + i * W, fma(set(r.l12), dy, along));
+        store(v + i * W, set(r.l22) * dy);
+    }
+}
+
 // The blocks that Gaussian r, its mean at (mx, my) in the tile, reaches: where the least u^2 + v^2 over the block
 // is small enough. That least value lies on the block's edges facing the mean, so two clamped points are enough.
-GS_INLINE uint32_t reach(const Record &r, float mx, float my, const Offsets &offsets, float *u, float *v) {
+GS_INLINE uint32_t reach(const Record &r, float mx, float my, const Offsets &offsets) {
     const F l11 = set(r.l11), l12 = set(r.l12), l22 = set(r.l22);
     const F half_x = set(0.5f * (BLOCK_W - 1)), half_y = set(0.5f * (BLOCK_H - 1));
     const F limit = set(r.lop - LOG2_ALPHA_MIN);
+    const F dx = offsets.block_x[0] - set(mx), left = dx - half_x, right = dx + half_x;
+    const F x1 = vmin(vmax(left, zero()), right), ridge = set(r.ridge_y) * x1, along = l11 * x1;
     uint32_t mask = 0;
     for (int i = 0; i < BLOCKS / W; i++) {
-        F dx = offsets.block_x[i] - set(mx), dy = offsets.block_y[i] - set(my);
-        store(u + i * W, fma(l11, dx, l12 * dy));
-        store(v + i * W, l22 * dy);
-        F left = dx - half_x, right = dx + half_x, top = dy - half_y, bottom = dy + half_y;
-        F x1 = vmin(vmax(left, zero()), right), y2 = vmin(vmax(top, zero()), bottom);
-        F y1 = vmin(vmax(set(r.ridge_y) * x1, top), bottom);
+        F dy = offsets.block_y[i] - set(my), top = dy - half_y, bottom = dy + half_y;
+        F y2 = vmin(vmax(top, zero()), bottom), y1 = vmin(vmax(ridge, top), bottom);
         F x2 = vmin(vmax(set(r.ridge_x) * y2, left), right);
-        F s1 = fma(l22 * y1, l22 * y1, square(fma(l11, x1, l12 * y1)));
-        F s2 = fma(l22 * y2, l22 * y2, square(fma(l11, x2, l12 * y2)));
+        F u1 = fma(l12, y1, along), v1 = l22 * y1, u2 = fma(l11, x2, l12 * y2), v2 = l22 * y2;
+        F s1 = fma(v1, v1, u1 * u1), s2 = fma(v2, v2, u2 * u2);
         mask |= bits(ge(limit, vmin(s1, s2))) << (i * W);
     }
     return mask;
 }
 
+constexpr uint32_t AHEAD = 8;  // Gaussians from a prefetch to its use: their records lie scattered over the memory
+
+// The Gaussians from `first` on. Their masks are found out and kept (forward), or taken from where they were kept.
+template <bool forward>
 GS_INLINE void fill(const Image &image, int tile, uint32_t first, uint32_t last, const Offsets &offsets, Batch &batch) {
     const float x = float(tile % image.tiles_x * TILE), y = float(tile / image.tiles_x * TILE);
     batch.count = int(last - first < BATCH ? last - first : BATCH);
     for (int g = 0; g < batch.count; g++) {
-        const uint32_t id = image.entries[first + uint32_t(g)];
+        const uint32_t at = first + uint32_t(g);
+        __builtin_prefetch(&image.records[image.entries[at + AHEAD < last ? at + AHEAD : at]]);
+        const uint32_t id = image.entries[at];
         const Record &r = image.records[id];
+        __builtin_prefetch(image.colors + size_t(id) * size_t(image.channels));
         batch.ids[g] = id;
         batch.lop[g] = r.lop;
-        batch.masks[g] = reach(r, r.mx - x, r.my - y, offsets, batch.u[g], batch.v[g]);
+        batch.masks[g] = forward ? reach(r, r.mx - x, r.my - y, offsets) : image.masks[at];
+        if (forward) image.masks[at] = batch.masks[g];
+        place(r, r.mx - x, r.my - y, offsets, batch.u[g], batch.v[g]);
         for (int i = 0; i < VECTORS; i++) {
             store(batch.du[g] + i * W, fma(set(r.l11), offsets.pixel_x[i], set(r.l12) * offsets.pixel_y[i]));
             store(batch.dv[g] + i * W, set(r.l22) * offsets.pixel_y[i]);
@@ -141,25 +158,28 @@ template <class Visit> GS_INLINE void each_pixel(const Image &image, int tile, V
         }
 }
 
-// W pixels that meet a Gaussian.
+// W pixels that meet a Gaussian at u, v.
 struct Meeting {
-    F u, v, raw;   // raw = alpha before the clamp
-    F alpha;       // 0 where the pair is skipped
-    F weight;      // alpha times transmittance
-    M touched;     // pairs that are not skipped
+    F u, v;
+    F raw;          // alpha before the clamp
+    F alpha;        // 0 where the pair is skipped
+    F weight;       // alpha times transmittance
+    M touched;      // pairs that are not skipped
+    bool finished;  // whether a pixel's threshold has changed
 };
 
 // Blends one Gaussian into W pixels: updates their transmittance and threshold; -> whether any pixel is touched.
-GS_INLINE bool meet(F u, F v, float lop, F &through, F &threshold, Meeting &m) {
-    m.u = u, m.v = v;
-    F p = fnma(u, u, fnma(v, v, set(lop)));
+// clamped: whether its alpha may be more than ALPHA_MAX.
+template <bool clamped> GS_INLINE bool meet(float lop, F &through, F &threshold, Meeting &m) {
+    F p = fnma(m.u, m.u, fnma(m.v, m.v, set(lop)));
     m.touched = ge(p, threshold);
     if (!any(m.touched)) return false;
     m.raw = exp2_of(p);
-    m.alpha = keep(m.touched, vmin(m.raw, set(ALPHA_MAX)));
+    m.alpha = keep(m.touched, clamped ? vmin(m.raw, set(ALPHA_MAX)) : m.raw);
     F next = fnma(m.alpha, through, through);
     M last = ge(set(TRANSMITTANCE_MIN), next);
-    if (__builtin_expect(any(last), 0)) {
+    m.finished = any(last);
+    if (__builtin_expect(m.finished, 0)) {
         m.touched = without(m.touched, last);
         m.alpha = keep(m.touched, m.alpha);
         threshold = pick(last, set(NEVER), threshold);
@@ -194,8 +214,8 @@ GS_INLINE int blend_block(const Image &image, const Batch &batch, uint64_t word,
         const float *color = image.colors + size_t(batch.ids[g]) * size_t(image.channels);
         for (int i = 0; i < VECTORS; i++) {
             Meeting m;
-            bool touched = meet(u + load(batch.du[g] + i * W), v + load(batch.dv[g] + i * W), batch.lop[g],
-                                through[i], threshold[i], m);
+            m.u = u + load(batch.du[g] + i * W), m.v = v + load(batch.dv[g] + i * W);
+            const bool touched = meet<true>(batch.lop[g], through[i], threshold[i], m);
             if (channels == 0) {
                 store(weights + count * PIXELS + i * W, touched ? m.weight : zero());
             } else if (touched) {
@@ -245,9 +265,10 @@ void blend_tile(const Image &image, int tile, float *sums, float *out, float *le
     uint64_t words[BLOCKS];
     alignas(64) float weights[channels ? 1 : BATCH * PIXELS];
     uint8_t places[BATCH];
+    uint32_t first = image.tile_start[tile];
     const uint32_t last = image.tile_start[tile + 1];
-    for (uint32_t first = image.tile_start[tile]; first < last && pixels.alive; first += BATCH) {
-        fill(image, tile, first, last, offsets, batch);
+    for (; first < last && pixels.alive; first += BATCH) {
+        fill<true>(image, tile, first, last, offsets, batch);
         transpose(batch, words);
         for (int b = 0; b < BLOCKS; b++) {
             if (!words[b] || !(pixels.alive >> b & 1)) continue;
@@ -268,6 +289,7 @@ void blend_tile(const Image &image, int tile, float *sums, float *out, float *le
             for (; c < D; c++) add_channels<1>(image, batch, c, n, weights, places, of_block + c * PIXELS);
         }
     }
+    for (uint32_t at = first; at < last; at++) image.masks[at] = 0;  // behind all that is seen
     each_pixel(image, tile, [&](int b, int i, size_t at) {
         const float through = pixels.through[b * PIXELS + i];
         left[at] = through;

@@ -87,7 +87,6 @@ GS_INLINE F keep(M m, F a) { return _mm256_and_ps(m, a); }
 GS_INLINE F pick(M m, F a, F b) { return _mm256_blendv_ps(b, a, m); }
 GS_INLINE F reciprocal(F a) {
     F r = _mm256_rcp_ps(a);
-    r = r * fnma(a, r, set(2.0f));
     return r * fnma(a, r, set(2.0f));
 }
 GS_INLINE F scale_by_power(F a, F n) {  // n an integer; the result a normal number
