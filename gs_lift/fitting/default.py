@@ -9,7 +9,8 @@ from gsplat.strategy.ops import reset_opa
 from torch import Tensor
 
 from gs_lift.fitting.settings import FitConfig
-from gs_lift.fitting.strategies import Moment, Optimizers, Parameters, State, global_seed
+from gs_lift.fitting.steps import Optimizers, Parameters
+from gs_lift.fitting.strategies import Moment, State, global_seed
 from gs_lift.seeds import Purpose, seed_of
 
 NEVER = 10**9
@@ -45,9 +46,6 @@ class Default:
 
     def penalty(self, parameters: Parameters) -> Tensor | None:
         return None
-
-    def before_backward(self, info: dict[str, Any]) -> None:
-        info["means2d"].retain_grad()
 
     def after_step(
         self,

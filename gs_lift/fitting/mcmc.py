@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gs_lift.fitting.settings import FitConfig
-from gs_lift.fitting.strategies import Moment, Optimizers, Parameters, State
+from gs_lift.fitting.steps import Optimizers, Parameters
+from gs_lift.fitting.strategies import Moment, State
 from gs_lift.geometry import quats_to_rotmats
 from gs_lift.seeds import Purpose, seed_of
 
@@ -61,9 +62,6 @@ class MCMC:
     def penalty(self, parameters: Parameters) -> Tensor:
         opacities, scales = parameters["opacities"].sigmoid(), parameters["scales"].exp()
         return self.opacity_weight * opacities.mean() + self.scale_weight / self.extent * scales.mean()
-
-    def before_backward(self, info: dict[str, Any]) -> None:
-        pass
 
     @torch.no_grad()
     def after_step(

@@ -50,6 +50,13 @@ class RowAdam:
         self.state.clear()
         self.state[parameter] = moments
 
+    def advance(self) -> tuple[Tensor, Tensor, Tensor, int, float, int, float]:
+        """Count one step that a native kernel takes; -> what it needs: value, moments, step, lr, head, head_lr."""
+        parameter, moments = self.parameter, self.moments
+        moments["step"] += 1
+        tensors = parameter.detach(), moments["exp_avg"], moments["exp_avg_sq"]
+        return (*tensors, moments["step"], self.lr, self.head, self.head_lr)
+
     @torch.no_grad()
     def step(self) -> None:
         """One step down the parameter's gradient, which is dropped; nothing happens if there is none."""

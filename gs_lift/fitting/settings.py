@@ -39,6 +39,9 @@ class FitConfig:
     quats_lr: float = 1e-3
     """Learning rate of the quaternions."""
 
+    sparse_adam: bool = False
+    """Leave the Gaussians that a step's view does not show as they are, instead of moving them by Adam's momentum."""
+
     strategy: str = "default"
     """How Gaussians come and go: `default` (3DGS: clone, split, prune) or `mcmc` (relocate, add, shake)."""
     max_gaussians: int = 60_000

@@ -13,11 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from gs_lift.fitting.optimizer import RowAdam
 from gs_lift.fitting.settings import FitConfig
+from gs_lift.fitting.steps import Optimizers, Parameters
 
-Parameters = dict[str, torch.nn.Parameter]
-Optimizers = dict[str, RowAdam]
 State = dict[str, Any]
 
 
@@ -41,9 +39,7 @@ class Strategy(Protocol):
     def initial_state(self) -> State: ...
 
     def penalty(self, parameters: Parameters) -> Tensor | None:
-        """A term to add to the loss."""
-
-    def before_backward(self, info: dict[str, Any]) -> None: ...
+        """A term to add to the loss, of scales and opacities."""
 
     def after_step(
         self,

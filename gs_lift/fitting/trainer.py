@@ -14,11 +14,12 @@ from gs_lift.fitting.losses import photometric_loss
 from gs_lift.fitting.optimizer import RowAdam
 from gs_lift.fitting.photos import Photos
 from gs_lift.fitting.settings import FitConfig
-from gs_lift.fitting.strategies import STRATEGIES, Moment, Optimizers, Parameters, State, Strategy
+from gs_lift.fitting.steps import Optimizers, Parameters, Shot, Step, step_for
+from gs_lift.fitting.strategies import STRATEGIES, Moment, State, Strategy
 from gs_lift.gaussians import Gaussians
 from gs_lift.metrics import psnr
 from gs_lift.progress import OnStep
-from gs_lift.rendering import rasterize, render
+from gs_lift.rendering import render
 from gs_lift.scene import Scene
 from gs_lift.seeds import Purpose, seed_of
 from gs_lift.threads import torch_on_one_thread
@@ -100,8 +101,9 @@ def fit(
         training = _start(scene, config, strategy, photos.device, seed)
     else:
         training = _resume(*latest, scene, config, photos.device)
+    taking = step_for(backend, photos.device, config.sparse_adam)
     for step in range(training.step + 1, config.steps + 1):
-        figures = _one_step(training, photos, strategy, scene.extent, config, backend, seed)
+        figures = _one_step(training, photos, strategy, scene.extent, config, taking, seed)
         if config.evaluate_every and step % config.evaluate_every == 0 and scene.test:
             figures |= _held_out(training, scene, backend)
         if checkpoints and checkpoints.due(step):
@@ -190,7 +192,7 @@ def _one_step(
     strategy: Strategy,
     extent: float,
     config: FitConfig,
-    backend: str,
+    taking: Step,
     seed: int,
 ) -> dict[str, float]:
     """Render one photo's view, step down the loss, let the strategy work."""
@@ -200,37 +202,20 @@ def _one_step(
         _raise_degree(training)
     index = _view_order((step - 1) // len(photos), len(photos), seed)[(step - 1) % len(photos)]
     shrink = 2 if step <= config.coarse_until * config.steps else 1
-    camera = photos.camera(index, shrink)
-    background = _background(config, seed, step).to(photos.device)
-    colors, _, info = rasterize(
-        parameters["means"],
-        parameters["quats"],
-        parameters["scales"].exp(),
-        parameters["opacities"].sigmoid(),
-        parameters["sh"],
-        camera.viewmat[None].to(parameters["means"]),
-        camera.K[None].to(parameters["means"]),
-        camera.width,
-        camera.height,
-        sh_degree=training.sh_degree,
-        backgrounds=background[None],
-        absgrad=strategy.absgrad,
-        backend=backend,
+    shot = Shot(
+        photos.camera(index, shrink),
+        photos.image(index, shrink),
+        _background(config, seed, step).to(photos.device),
+        training.sh_degree,
     )
-    loss = photometric_loss(colors[0], photos.image(index, shrink), config.ssim_weight)
-    value = float(loss.detach())
+    value = taking.loss(parameters, shot, config.ssim_weight, strategy.absgrad)
     if not math.isfinite(value):
         raise GsLiftError(
             f"step {step}: the loss is {value}; lower the learning rates (fit.*_lr) or look for broken photos and poses"
         )
-    strategy.before_backward(info)
-    penalty = strategy.penalty(parameters)
-    (loss if penalty is None else loss + penalty).backward()
-
     means_lr = extent * config.means_lr * config.means_lr_end ** (step / config.steps)
     optimizers["means"].lr = means_lr
-    for optimizer in optimizers.values():
-        optimizer.step()
+    info = taking.descend(parameters, optimizers, strategy.penalty(parameters))
     strategy.after_step(parameters, optimizers, training.strategy, info, Moment(step, means_lr, seed))
     if len(training) == 0:
         raise GsLiftError(

@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "image_loss.h"
 #include "module.h"
 
 // One machine, one set of bytes: the widest of these that the processor has is picked when the library is loaded.
@@ -180,33 +181,25 @@ ROWS(double)
 template <typename T> using Input = nb::ndarray<const T, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 template <typename T> using Output = nb::ndarray<T, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
-template <typename T> double photometric(Input<T> x, Input<T> y, Output<T> gradient, double ssim_weight, int threads) {
-    for (int axis = 0; axis < 3; axis++)
-        if (x.shape(axis) != y.shape(axis) || x.shape(axis) != gradient.shape(axis))
-            throw std::invalid_argument("photometric: colors, target and gradient differ in shape");
-    const int64_t height = x.shape(0), channels = x.shape(2), width = int64_t(x.shape(1)) * channels;
-    const int64_t size = height * width, row_scratch = 5 * (width + 2 * RADIUS * channels);
-    if (size == 0) throw std::invalid_argument("photometric: an image without pixels");
-
+template <typename T>
+double photometric_of(const T *x, const T *y, int64_t height, int64_t columns, int64_t channels, double ssim_weight,
+                      T *gradient, T *workspace, int threads) {
+    const int64_t width = columns * channels, size = height * width;
+    const int64_t row_scratch = 5 * (width + 2 * RADIUS * channels);
     static const Taps<T> taps;
-    std::unique_ptr<T[]> buffer(new T[8 * size]);  // not zeroed: each value is written before it is read
-    const Image<T> image{x.data(), y.data(), height, width, channels, taps.at, buffer.get(), buffer.get() + 5 * size};
+    const Image<T> image{x, y, height, width, channels, taps.at, workspace, workspace + 5 * size};
     const T l1 = T((1 - ssim_weight) / double(size)), ssim = T(-ssim_weight / double(size));
     std::vector<double> similarity(height), difference(height);
-    T *out = gradient.data();
-    {
-        nb::gil_scoped_release release;
 #pragma omp parallel num_threads(threads < 1 ? 1 : threads)
-        {
-            std::vector<T> scratch(row_scratch);
+    {
+        std::vector<T> scratch(row_scratch);
 #pragma omp for schedule(static)
-            for (int64_t row = 0; row < height; row++) moments(image, row, scratch.data());
+        for (int64_t row = 0; row < height; row++) moments(image, row, scratch.data());
 #pragma omp for schedule(static)
-            for (int64_t row = 0; row < height; row++) similarity[row] = partials(image, row, scratch.data());
+        for (int64_t row = 0; row < height; row++) similarity[row] = partials(image, row, scratch.data());
 #pragma omp for schedule(static)
-            for (int64_t row = 0; row < height; row++)
-                difference[row] = gradients(image, row, scratch.data(), l1, ssim, out);
-        }
+        for (int64_t row = 0; row < height; row++)
+            difference[row] = gradients(image, row, scratch.data(), l1, ssim, gradient);
     }
     double sum_similarity = 0, sum_difference = 0;
     for (int64_t row = 0; row < height; row++) {
@@ -216,7 +209,23 @@ template <typename T> double photometric(Input<T> x, Input<T> y, Output<T> gradi
     return (1 - ssim_weight) * sum_difference / double(size) + ssim_weight * (1 - sum_similarity / double(size));
 }
 
+template <typename T> double photometric(Input<T> x, Input<T> y, Output<T> gradient, double ssim_weight, int threads) {
+    for (int axis = 0; axis < 3; axis++)
+        if (x.shape(axis) != y.shape(axis) || x.shape(axis) != gradient.shape(axis))
+            throw std::invalid_argument("photometric: colors, target and gradient differ in shape");
+    if (x.size() == 0) throw std::invalid_argument("photometric: an image without pixels");
+    nb::gil_scoped_release release;
+    std::unique_ptr<T[]> workspace(new T[PHOTOMETRIC_PLANES * x.size()]);  // each value is written before it is read
+    return photometric_of(x.data(), y.data(), int64_t(x.shape(0)), int64_t(x.shape(1)), int64_t(x.shape(2)),
+                          ssim_weight, gradient.data(), workspace.get(), threads);
+}
+
 }  // namespace
+
+double photometric(const float *x, const float *y, int64_t height, int64_t columns, int64_t channels,
+                   double ssim_weight, float *gradient, float *workspace, int threads) {
+    return photometric_of(x, y, height, columns, channels, ssim_weight, gradient, workspace, threads);
+}
 
 void bind_image_loss(nb::module_ &m) {
     const char *doc = "(1 - w) L1 + w (1 - SSIM) of two [H W C] images; writes the gradient by the first one.";

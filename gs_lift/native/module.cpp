@@ -10,4 +10,5 @@ NB_MODULE(_native, m) {
     bind_clustering(m);
     bind_neighbours(m);
     bind_lifting(m);
+    bind_fit_step(m);
 }

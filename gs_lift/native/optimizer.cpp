@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "module.h"
+#include "optimizer.h"
 
 // As in image_loss.cpp: the widest that the processor has.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -13,17 +14,8 @@
 #define WIDEST
 #endif
 
-namespace {
-
-struct Decay {
-    float keep1, take1, keep2, take2;  // beta and 1 - beta, the latter rounded once: 1 - 0.999f is off by 1e-5
-    float unbias2, epsilon;            // unbias2: 1 / sqrt(1 - beta2^step)
-};
-
-constexpr int64_t BLOCK = 64;  // rows
-
-WIDEST void update(float *value, const float *gradient, float *mean, float *square, const float *rates, int64_t count,
-                   const Decay &decay) {
+WIDEST void adam_update(float *value, const float *gradient, float *mean, float *square, const float *rates,
+                        int64_t count, const Decay &decay) {
     const float keep1 = decay.keep1, keep2 = decay.keep2, take1 = decay.take1, take2 = decay.take2;
     const float unbias2 = decay.unbias2, epsilon = decay.epsilon;
 #pragma GCC ivdep
@@ -36,6 +28,23 @@ WIDEST void update(float *value, const float *gradient, float *mean, float *squa
     }
 }
 
+Decay decay_of(int64_t step, double beta1, double beta2, double epsilon) {
+    return {float(beta1), float(1 - beta1), float(beta2), float(1 - beta2),
+            float(1 / std::sqrt(1 - std::pow(beta2, double(step)))), float(epsilon)};
+}
+
+std::vector<float> row_rates(int64_t rows, int64_t width, double rate, int64_t head, double head_rate, int64_t step,
+                             double beta1) {
+    std::vector<float> rates(rows * width);
+    const double unbias1 = 1 / (1 - std::pow(beta1, double(step)));
+    for (int64_t i = 0; i < rows * width; i++) rates[i] = float((i % width < head ? head_rate : rate) * unbias1);
+    return rates;
+}
+
+namespace {
+
+constexpr int64_t BLOCK = 64;  // rows
+
 using Rows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Gradient = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
@@ -47,19 +56,15 @@ void adam(Rows value, Gradient gradient, Rows mean, Rows square, int64_t step, d
             square.shape(axis) != value.shape(axis))
             throw std::invalid_argument("adam: value, gradient and moments differ in shape");
     if (step < 1 || head < 0 || head > width) throw std::invalid_argument("adam: step < 1 or head outside the row");
-    const Decay decay{float(beta1), float(1 - beta1), float(beta2), float(1 - beta2),
-                      float(1 / std::sqrt(1 - std::pow(beta2, double(step)))), float(epsilon)};
-    // A block of rows is one flat loop, its rates written out: rows are too short for vectors of their own.
-    std::vector<float> rates(BLOCK * width);
-    const double unbias1 = 1 / (1 - std::pow(beta1, double(step)));
-    for (int64_t i = 0; i < BLOCK * width; i++) rates[i] = float((i % width < head ? head_rate : rate) * unbias1);
+    const Decay decay = decay_of(step, beta1, beta2, epsilon);
+    const std::vector<float> rates = row_rates(BLOCK, width, rate, head, head_rate, step, beta1);
     float *v = value.data(), *m = mean.data(), *s = square.data();
     const float *g = gradient.data();
     nb::gil_scoped_release release;
 #pragma omp parallel for schedule(static) num_threads(threads < 1 ? 1 : threads)
     for (int64_t row = 0; row < rows; row += BLOCK) {
         const int64_t count = std::min(BLOCK, rows - row) * width, at = row * width;
-        update(v + at, g + at, m + at, s + at, rates.data(), count, decay);
+        adam_update(v + at, g + at, m + at, s + at, rates.data(), count, decay);
     }
 }
 

@@ -2,6 +2,7 @@
 //
 // Arrays are float32, contiguous, on the CPU; outputs are allocated by the caller. Every result is the same for any
 // number of threads: each output has one writer, and sums run in a fixed order.
+#include "camera.h"
 #include "module.h"
 #include "rasterizer_frame.h"
 
@@ -35,18 +36,8 @@ template <class Array> auto *data(const std::optional<Array> &array, size_t size
 
 View make_view(const Floats &viewmat, const Floats &K, int width, int height, float near_plane, float far_plane,
                float eps2d, bool antialiased) {
-    if (width < 1 || height < 1 || width > 65535 * TILE || height > 65535 * TILE)
-        throw std::invalid_argument("the image must have at least one pixel and at most 2^20 along a side");
-    const float *m = data(viewmat, 16, "viewmat"), *k = data(K, 9, "K");
-    View view{};
-    for (int row = 0; row < 3; row++) {
-        for (int column = 0; column < 3; column++) view.rotation[3 * row + column] = m[4 * row + column];
-        view.translation[row] = m[4 * row + 3];
-    }
-    view.fx = k[0], view.cx = k[2], view.fy = k[4], view.cy = k[5];
-    view.near_plane = near_plane, view.far_plane = far_plane, view.eps2d = eps2d;
-    view.width = width, view.height = height, view.antialiased = antialiased;
-    return view;
+    return view_of(data(viewmat, 16, "viewmat"), data(K, 9, "K"), width, height, near_plane, far_plane, eps2d,
+                   antialiased);
 }
 
 void project(const Floats &means, const Floats &quats, const Floats &scales, const Floats &opacities,
@@ -84,23 +75,6 @@ void project_backward(const Floats &means, const Floats &quats, const Floats &sc
                     [&](int begin, int end) { k.project_backward(in, view, begin, end, forward, v, out); });
 }
 
-// Where the camera stands: the solution of R p = -t by Cramer's rule, R being any invertible matrix.
-void camera_position(const Floats &viewmat, float *position) {
-    const float *m = data(viewmat, 16, "viewmat");
-    double r[3][3], t[3];
-    for (int i = 0; i < 3; i++) {
-        for (int j = 0; j < 3; j++) r[i][j] = m[4 * i + j];
-        t[i] = -double(m[4 * i + 3]);
-    }
-    auto minor = [&](int i, int j) {
-        const int a = (i + 1) % 3, b = (i + 2) % 3, c = (j + 1) % 3, d = (j + 2) % 3;
-        return r[a][c] * r[b][d] - r[a][d] * r[b][c];
-    };
-    const double det = r[0][0] * minor(0, 0) + r[0][1] * minor(0, 1) + r[0][2] * minor(0, 2);
-    for (int j = 0; j < 3; j++)
-        position[j] = float((minor(0, j) * t[0] + minor(1, j) * t[1] + minor(2, j) * t[2]) / det);
-}
-
 void check_degree(int degree, size_t terms) {
     if (degree < 0 || degree > 3 || size_t((degree + 1) * (degree + 1)) > terms)
         throw std::invalid_argument("spherical harmonics: degree 0..3 wanted, with (degree + 1)^2 terms or more");
@@ -111,7 +85,7 @@ void harmonics(int degree, const Floats &means, const Floats &viewmat, const Flo
     const size_t n = means.size() / 3, terms = n ? sh.size() / (3 * n) : 16;
     check_degree(degree, terms);
     float camera[3];
-    camera_position(viewmat, camera);
+    camera_position(data(viewmat, 16, "viewmat"), camera);
     const float *in = data(means, 3 * n, "means"), *rows = data(sh, 3 * n * terms, "sh");
     const int32_t *seen = data(radii, 2 * n, "radii");
     float *out = data(colors, 3 * n, "colors");
@@ -128,7 +102,7 @@ void harmonics_backward(int degree, const Floats &means, const Floats &viewmat, 
     const size_t n = means.size() / 3, terms = n ? sh.size() / (3 * n) : 16;
     check_degree(degree, terms);
     float camera[3];
-    camera_position(viewmat, camera);
+    camera_position(data(viewmat, 16, "viewmat"), camera);
     const float *in = data(means, 3 * n, "means"), *rows = data(sh, 3 * n * terms, "sh");
     const float *out = data(colors, 3 * n, "colors"), *v_out = data(v_colors, 3 * n, "v_colors");
     float *to_means = data(v_means, 3 * n, "v_means"), *to_sh = data(v_sh, 3 * n * terms, "v_sh");
@@ -150,6 +124,9 @@ void frame_build(FrameHandle &frame, const Floats &means2d, const Floats &conics
     nb::gil_scoped_release release;
     frame->build(m, c, o, d, r, int(n), width, height, threads);
 }
+
+// A pointer moved on, unless it is null.
+float *from(float *values, size_t offset) { return values ? values + offset : nullptr; }
 
 // The frame's image with what it is blended with.
 Image with_colors(const FrameHandle &frame, const Floats &colors, const MaybeFloats &background, size_t channels) {
@@ -211,8 +188,10 @@ void frame_blend_backward(FrameHandle &frame, const Floats &opacities, const Flo
     });
     constexpr int RANGE = 2048;
     parallel((frame->count + RANGE - 1) / RANGE, threads, [&](int task, int thread) {
-        k.gather(image, v, task * RANGE, std::min(task * RANGE + RANGE, frame->count), o, to_means, to_conics,
-                 to_opacities, to_colors, to_absolute, scratch + floats * size_t(thread));
+        const size_t begin = size_t(task) * RANGE, end = std::min(begin + RANGE, n);
+        const SplatGradients out{from(to_means, 2 * begin), from(to_conics, 3 * begin), from(to_opacities, begin),
+                                 from(to_colors, channels * begin), from(to_absolute, 2 * begin)};
+        k.gather(image, v, int(begin), int(end), o, out, scratch + floats * size_t(thread));
     });
 }
 

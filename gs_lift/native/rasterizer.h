@@ -77,6 +77,11 @@ struct ImageGradients {
     bool geometry, color, absolute;   // which sums are wanted
 };
 
+// Of Gaussians as they lie in the image. colors or the other four may be null, and absolute.
+struct SplatGradients {
+    float *means2d, *conics, *opacities, *colors, *absolute;  // [n 2] [n 3] [n] [n channels] [n 2]
+};
+
 // Where the colours begin in a slot: after the moments and the two absolute sums, where those are wanted.
 static constexpr int color_offset(bool geometry, bool absolute) { return geometry ? MOMENTS + (absolute ? 2 : 0) : 0; }
 
@@ -97,10 +102,12 @@ struct Kernels {
     size_t (*scratch_floats)(int channels);
     void (*blend)(const Image &, int tile, float *scratch, float *image, float *left);
     void (*blend_backward)(const Image &, const ImageGradients &, int tile, float *scratch);
-    // Sums of the slots of Gaussians begin <= i < end, written; v_absolute may be null.
+    // Sums of the slots of Gaussians begin <= i < end, written from the start of each array. sums: slot_size floats.
     void (*gather)(const Image &, const ImageGradients &, int begin, int end, const float *opacities,
-                   float *v_means2d, float *v_conics, float *v_opacities, float *v_colors, float *v_absolute,
-                   float *sums);
+                   const SplatGradients &, float *sums);
+    // scales = exp(log_scales) [N 3], opacities = sigmoid(logits) [N], for Gaussians begin <= i < end.
+    void (*activate)(const float *log_scales, const float *logits, int begin, int end, float *scales,
+                     float *opacities);
     // Blending weights of all pixels of a tile, see rasterizer_rows.h.
     size_t (*tile_weights)(const Image &, int tile, float minimum, int32_t *places, int32_t *ids, float *values);
     // Blending weights of single pixels. columns: COLUMNS rows of `stride` floats, the tile's Gaussians front to

@@ -216,12 +216,12 @@ GS_INLINE void geometry_gradient(const float *sums, const Record &r, float opaci
     }
 }
 
-void gather(const Image &image, const ImageGradients &v, int begin, int end, const float *opacities, float *v_means2d,
-            float *v_conics, float *v_opacities, float *v_colors, float *v_absolute, float *sums) {
+void gather(const Image &image, const ImageGradients &v, int begin, int end, const float *opacities,
+            const SplatGradients &out, float *sums) {
     const int n = v.slot_size, colors = color_offset(v.geometry, v.absolute);
     const size_t channels = size_t(image.channels);
     for (int id = begin; id < end; id++) {
-        const size_t i = size_t(id);
+        const size_t at = size_t(id - begin);
         bool touched = false;
         for (int k = 0; k < n; k++) sums[k] = 0.0f;
         for (uint32_t pair = image.first_slot[id]; pair < image.first_slot[id + 1]; pair++) {
@@ -230,14 +230,14 @@ void gather(const Image &image, const ImageGradients &v, int begin, int end, con
             const float *slot = v.slots + size_t(pair) * size_t(n);
             for (int k = 0; k < n; k++) sums[k] += slot[k];
         }
-        if (v.color) memcpy(v_colors + i * channels, sums + colors, channels * sizeof(float));
+        if (v.color) memcpy(out.colors + at * channels, sums + colors, channels * sizeof(float));
         if (!v.geometry) continue;
-        float *mean = v_means2d + 2 * i, *conic = v_conics + 3 * i;
-        float *absolute = v_absolute ? v_absolute + 2 * i : nullptr;
+        float *mean = out.means2d + 2 * at, *conic = out.conics + 3 * at, *opacity = out.opacities + at;
+        float *absolute = out.absolute ? out.absolute + 2 * at : nullptr;
         if (touched) {
-            geometry_gradient(sums, image.records[id], opacities[i], mean, conic, v_opacities + i, absolute);
+            geometry_gradient(sums, image.records[id], opacities[id], mean, conic, opacity, absolute);
         } else {
-            mean[0] = mean[1] = conic[0] = conic[1] = conic[2] = v_opacities[i] = 0.0f;
+            mean[0] = mean[1] = conic[0] = conic[1] = conic[2] = opacity[0] = 0.0f;
             if (absolute) absolute[0] = absolute[1] = 0.0f;
         }
     }

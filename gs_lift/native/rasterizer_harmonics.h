@@ -10,8 +10,27 @@ namespace {
 
 typedef float Four __attribute__((vector_size(16)));
 
-// Three floats; the fourth lane is not used.
-GS_INLINE Four load3(const float *p) { return Four{p[0], p[1], p[2], 0.0f}; }
+// Coefficient k of a row of `terms`. The fourth lane is not used: of all but the last it is the next one's first.
+GS_INLINE Four term(const float *row, int k, int terms) {
+    const float *p = row + 3 * k;
+    if (k + 1 == terms) return Four{p[0], p[1], p[2], 0.0f};
+    Four four;
+    memcpy(&four, p, sizeof four);
+    return four;
+}
+
+// Adds v, whose fourth lane is 0, to coefficient k.
+GS_INLINE void add_term(float *row, int k, int terms, Four v) {
+    float *p = row + 3 * k;
+    if (k + 1 == terms) {
+        for (int c = 0; c < 3; c++) p[c] += v[c];
+        return;
+    }
+    Four four;
+    memcpy(&four, p, sizeof four);
+    four = four + v;
+    memcpy(p, &four, sizeof four);
+}
 
 // Values of the bases at the unit vector (x, y, z), and their derivatives if wanted: dx, dy, dz [terms].
 template <bool derivatives>
@@ -76,7 +95,7 @@ void harmonics(int degree, int terms, const float *means, const float *camera, c
         const Direction d = direction(means + 3 * size_t(i), camera);
         bases<false>(degree, d.x, d.y, d.z, b, nullptr, nullptr, nullptr);
         Four sum = {0.5f, 0.5f, 0.5f, 0.0f};
-        for (int k = 0; k < used; k++) sum = sum + b[k] * load3(row + 3 * k);
+        for (int k = 0; k < used; k++) sum = sum + b[k] * term(row, k, terms);
         for (int c = 0; c < 3; c++) color[c] = sum[c] > 0.0f ? sum[c] : 0.0f;  // NaN: black
     }
 }
@@ -97,13 +116,12 @@ void harmonics_backward(int degree, int terms, const float *means, const float *
         bases<true>(degree, d.x, d.y, d.z, b, dx, dy, dz);
         if (v_sh) {
             float *v_row = v_sh + 3 * size_t(i) * size_t(terms);
-            for (int k = 0; k < used; k++)
-                for (int c = 0; c < 3; c++) v_row[3 * k + c] += b[k] * v[c];
+            for (int k = 0; k < used; k++) add_term(v_row, k, terms, b[k] * v);
         }
         if (v_means && degree > 0) {
             Four x = {}, y = {}, z = {};
             for (int k = 1; k < used; k++) {
-                const Four weighted = v * load3(row + 3 * k);
+                const Four weighted = v * term(row, k, terms);
                 x = x + dx[k] * weighted, y = y + dy[k] * weighted, z = z + dz[k] * weighted;
             }
             const float gx = x[0] + x[1] + x[2], gy = y[0] + y[1] + y[2], gz = z[0] + z[1] + z[2];

@@ -109,6 +109,24 @@ GS_INLINE void project_lanes(const Parameters &in, const View &view, int i, int 
     p.det = p.det0 + eps * (p.xx0 + p.yy0 + eps);
 }
 
+// exp(x), x kept where the result is a normal number.
+GS_INLINE F exp_of(F x) { return exp2_of(vmin(vmax(1.44269504089f * x, set(-126.0f)), set(126.0f))); }
+
+void activate(const float *log_scales, const float *logits, int begin, int end, float *scales, float *opacities) {
+    alignas(64) float values[W];
+    const auto run = [&](const float *in, size_t first, size_t last, float *out, bool sigmoid) {
+        for (size_t i = first; i < last; i += W) {
+            const size_t n = last - i < W ? last - i : W;
+            for (size_t lane = 0; lane < W; lane++) values[lane] = in[i + (lane < n ? lane : n - 1)];
+            const F x = load(values);
+            store(values, sigmoid ? 1.0f / (1.0f + exp_of(-x)) : exp_of(x));
+            for (size_t lane = 0; lane < n; lane++) out[i + lane] = values[lane];
+        }
+    };
+    run(log_scales, 3 * size_t(begin), 3 * size_t(end), scales, false);
+    run(logits, size_t(begin), size_t(end), opacities, true);
+}
+
 void project(const Parameters &in, const View &view, int begin, int end, const Projected &out) {
     for (int i = begin; i < end; i += W) {
         int n = end - i < W ? end - i : W;
