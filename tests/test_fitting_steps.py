@@ -89,7 +89,7 @@ def test_a_sparse_step_leaves_what_is_not_seen_as_it_is() -> None:
         moments = {name: optimizer.moments["exp_avg"].clone() for name, optimizer in optimizers.items()}
         step.loss(parameters, shot(seed, 1), 0.2, False)
         radii = step.descend(parameters, optimizers, None)["radii"][0]
-        unseen = (radii == 0).all(dim=1)
+        unseen = (radii == 0).all(dim=1)  # others may be hidden, or between the pixels
         assert 10 < int(unseen.sum()) < 290
         for name, parameter in parameters.items():
             assert torch.equal(parameter[unseen], before[name][unseen]), name
@@ -97,16 +97,15 @@ def test_a_sparse_step_leaves_what_is_not_seen_as_it_is() -> None:
             assert not torch.equal(parameter[~unseen], before[name][~unseen]), name
 
 
-def test_a_dense_step_moves_the_unseen_by_their_momentum_and_a_sparse_one_the_seen_alike() -> None:
+def test_a_sparse_step_moves_the_seen_as_a_dense_one() -> None:
     ends = []
     for sparse in (False, True):
         parameters, optimizers = start(0)
         step = FusedStep(sparse)
         step.loss(parameters, shot(3, 0), 0.2, False)
-        radii = step.descend(parameters, optimizers, None)["radii"][0]
+        step.descend(parameters, optimizers, None)
         ends.append(parameters["means"].detach().clone())
-    seen = (radii > 0).all(dim=1)
-    assert torch.equal(ends[0][seen], ends[1][seen])
+    assert torch.equal(ends[0], ends[1])  # the first step has no momentum: what is not seen does not move
 
 
 @pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])

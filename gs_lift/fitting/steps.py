@@ -92,7 +92,7 @@ class FusedStep:
     """With the native kernels of the CPU, from the parameters to the parameters; its memory is kept between steps.
 
     The same step as AutogradStep("cpu") takes, to rounding, and the same bytes for any number of threads. sparse: leave
-    out the Gaussians that the view does not show; dense Adam goes on moving them by what it remembers.
+    out the Gaussians that no pixel shows; dense Adam goes on moving them by what it remembers.
     """
 
     NAMES = ("means", "quats", "scales", "opacities", "sh")
@@ -127,7 +127,7 @@ class FusedStep:
     def descend(
         self, parameters: Parameters, optimizers: Optimizers, penalty: Tensor | None
     ) -> dict[str, Any]:
-        extra = None, None
+        extra: tuple[Tensor | None, ...] = (None, None)
         if penalty is not None:
             extra = torch.autograd.grad(penalty, [parameters["scales"], parameters["opacities"]])
         chosen = [optimizers[name] for name in self.NAMES]
@@ -145,7 +145,7 @@ class FusedStep:
         )  # its values are not kept: strategies read the gradients only
         means2d.grad = self._means2d[None]
         if self._absgrad:
-            means2d.absgrad = self._absolute[None]
+            setattr(means2d, "absgrad", self._absolute[None])  # as gsplat does
         width, height = self._size
         return {
             "means2d": means2d,

@@ -9,14 +9,17 @@
 #include "rasterizer_frame.h"
 
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -55,14 +58,25 @@ template <class Array> auto *data(const Array &array, size_t size, const char *n
     return array.data();
 }
 
+// Seconds by part of the step, summed up.
+enum { PROJECT, LISTS, BLEND, LOSS, BLEND_BACKWARD, UPDATE, PARTS };
+constexpr const char *PART_NAMES[PARTS] = {"project", "lists", "blend", "loss", "blend_backward", "update"};
+
 // What a thread needs for the gradients of a block.
 struct Scratch {
     float means2d[2 * BLOCK], conics[3 * BLOCK], colors[3 * BLOCK], absolute[2 * BLOCK], sums[MOMENTS + 2 + 3];
     float means[3 * BLOCK], quats[4 * BLOCK], scales[3 * BLOCK], opacities[BLOCK], sh[48 * BLOCK];
+    bool touched[BLOCK];
 };
 
 class FitStep {
   public:
+    std::map<std::string, double> seconds() const {
+        std::map<std::string, double> all;
+        for (int part = 0; part < PARTS; part++) all[PART_NAMES[part]] = seconds_[part];
+        return all;
+    }
+
     // The loss of one view. Nothing of the parameters changes.
     double forward(const std::array<Floats, COUNT> &parameters, const Floats &viewmat, const Floats &K, int width,
                    int height, int degree, const Floats &background, const Floats &target, double ssim_weight,
@@ -85,6 +99,7 @@ class FitStep {
         radii_ = data(radii, 2 * n, "radii");
 
         nb::gil_scoped_release release;
+        start_ = std::chrono::steady_clock::now();
         const Kernels &k = kernels();
         float *scales = scales_.reserve(3 * n), *opacities = opacities_.reserve(n), *colors = colors_.reserve(3 * n);
         float *means2d = means2d_.reserve(2 * n), *conics = conics_.reserve(3 * n), *depths = depths_.reserve(n);
@@ -95,7 +110,9 @@ class FitStep {
             k.project(activated, view_, begin, end, projected);
             k.harmonics(degree_, terms_, in[MEANS], camera_, in[SH], radii_, begin, end, colors);
         });
+        ended(PROJECT);
         frame_->build(means2d, conics, opacities, depths, radii_, count_, width, height, threads);
+        ended(LISTS);
         Image &image = frame_->image;
         image.channels = 3, image.colors = colors, image.background = behind;
         float *rendered = rendered_.reserve(3 * pixels), *left = left_.reserve(pixels);
@@ -105,16 +122,18 @@ class FitStep {
             k.blend(image, tile, scratch + floats * size_t(thread), rendered, left);
         });
         image.background = nullptr;  // the caller's
+        ended(BLEND);
         const double loss =
             photometric(rendered, wanted, height, width, 3, ssim_weight, v_rendered_.reserve(3 * pixels),
                         workspace_.reserve(size_t(PHOTOMETRIC_PLANES) * 3 * pixels), threads);
+        ended(LOSS);
         ready_ = true;
         return loss;
     }
 
     // Steps down the gradient of the last forward's loss, plus the given gradients by scales and opacities (as they
     // are parameterised). v_means2d [N 2] and v_absolute [N 2] are written, as gsplat's strategies read them. sparse:
-    // Gaussians that the view does not show, and their moments, stay as they are.
+    // Gaussians that no pixel shows, and their moments, stay as they are.
     void update(const std::array<Learner, COUNT> &learners, std::array<double, 3> betas_epsilon,
                 const FloatsOut &v_means2d, const std::optional<FloatsOut> &v_absolute,
                 const std::optional<Floats> &extra_scales, const std::optional<Floats> &extra_opacities, bool sparse,
@@ -138,6 +157,7 @@ class FitStep {
         const float *more_opacities = extra_opacities ? data(*extra_opacities, n, "extra_opacities") : nullptr;
 
         nb::gil_scoped_release release;
+        start_ = std::chrono::steady_clock::now();
         const Kernels &k = kernels();
         const size_t pixels = size_t(view_.width) * size_t(view_.height);
         float *v_alpha = v_alpha_.reserve(pixels);
@@ -152,6 +172,7 @@ class FitStep {
         parallel(frame_->tiles(), threads, [&](int tile, int thread) {
             k.blend_backward(frame_->image, v, tile, tile_scratch + floats * size_t(thread));
         });
+        ended(BLEND_BACKWARD);
         Scratch *scratch = block_scratch_.reserve(size_t(std::max(threads, 1)));
         parallel((count_ + BLOCK - 1) / BLOCK, threads, [&](int task, int thread) {
             const int begin = task * BLOCK, end = std::min(begin + BLOCK, count_);
@@ -164,23 +185,30 @@ class FitStep {
             for (int at = begin; at < end;) {
                 int stop = end;  // of a run of Gaussians to update
                 if (sparse) {
-                    while (at < end && radii_[2 * size_t(at)] <= 0) at++;
-                    for (stop = at; stop < end && radii_[2 * size_t(stop)] > 0;) stop++;
+                    while (at < end && !block.touched[at - begin]) at++;
+                    for (stop = at; stop < end && block.touched[stop - begin];) stop++;
                 }
                 for (size_t i = 0; i < COUNT && at < stop; i++)
                     rows[i].update(all[i] + (at - begin) * rows[i].width, at, stop - at);
                 at = stop;
             }
         });
+        ended(UPDATE);
     }
 
   private:
+    void ended(int part) {
+        const auto now = std::chrono::steady_clock::now();
+        seconds_[part] += std::chrono::duration<double>(now - start_).count();
+        start_ = now;
+    }
+
     // Of Gaussians begin <= i < end by every parameter, into the block.
     void gradients(const Kernels &k, const ImageGradients &v, const std::array<Rows, COUNT> &rows, int begin, int end,
                    Scratch &block, float *to_absolute) {
         const size_t n = size_t(end - begin), first = size_t(begin);
         const SplatGradients splats{block.means2d, block.conics, block.opacities, block.colors,
-                                    to_absolute ? to_absolute + 2 * first : nullptr};
+                                    to_absolute ? to_absolute + 2 * first : nullptr, block.touched};
         k.gather(frame_->image, v, begin, end, opacities_.get(), splats, block.sums);
         std::fill_n(block.means, 3 * n, 0.0f), std::fill_n(block.quats, 4 * n, 0.0f);
         std::fill_n(block.scales, 3 * n, 0.0f), std::fill_n(block.sh, 3 * n * size_t(terms_), 0.0f);
@@ -206,6 +234,8 @@ class FitStep {
     Buffer<float> scales_, opacities_, colors_, means2d_, conics_, depths_, rendered_, left_, v_rendered_, v_alpha_;
     Buffer<float> workspace_;
     Buffer<Scratch> block_scratch_;
+    double seconds_[PARTS] = {};
+    std::chrono::steady_clock::time_point start_;
 };
 
 }  // namespace
@@ -213,6 +243,7 @@ class FitStep {
 void bind_fit_step(nb::module_ &m) {
     nb::class_<FitStep>(m, "FitStep", "One step of fitting; keeps its memory from step to step.")
         .def(nb::init<>())
+        .def_prop_ro("seconds", &FitStep::seconds, "Wall-clock seconds by part of the step, summed over all steps.")
         .def("forward", &FitStep::forward, nb::arg("parameters"), nb::arg("viewmat"), nb::arg("K"), nb::arg("width"),
              nb::arg("height"), nb::arg("degree"), nb::arg("background"), nb::arg("target"), nb::arg("ssim_weight"),
              nb::arg("radii"), nb::arg("threads"))

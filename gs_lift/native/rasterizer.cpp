@@ -190,7 +190,7 @@ void frame_blend_backward(FrameHandle &frame, const Floats &opacities, const Flo
     parallel((frame->count + RANGE - 1) / RANGE, threads, [&](int task, int thread) {
         const size_t begin = size_t(task) * RANGE, end = std::min(begin + RANGE, n);
         const SplatGradients out{from(to_means, 2 * begin), from(to_conics, 3 * begin), from(to_opacities, begin),
-                                 from(to_colors, channels * begin), from(to_absolute, 2 * begin)};
+                                 from(to_colors, channels * begin), from(to_absolute, 2 * begin), nullptr};
         k.gather(image, v, int(begin), int(end), o, out, scratch + floats * size_t(thread));
     });
 }

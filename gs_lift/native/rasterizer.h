@@ -77,9 +77,11 @@ struct ImageGradients {
     bool geometry, color, absolute;   // which sums are wanted
 };
 
-// Of Gaussians as they lie in the image. colors or the other four may be null, and absolute.
+// Of Gaussians as they lie in the image. colors or the other four may be null, and absolute. touched: whether a pixel
+// shows the Gaussian; may be null.
 struct SplatGradients {
     float *means2d, *conics, *opacities, *colors, *absolute;  // [n 2] [n 3] [n] [n channels] [n 2]
+    bool *touched;                                            // [n]
 };
 
 // Where the colours begin in a slot: after the moments and the two absolute sums, where those are wanted.

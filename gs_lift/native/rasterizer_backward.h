@@ -230,6 +230,7 @@ void gather(const Image &image, const ImageGradients &v, int begin, int end, con
             const float *slot = v.slots + size_t(pair) * size_t(n);
             for (int k = 0; k < n; k++) sums[k] += slot[k];
         }
+        if (out.touched) out.touched[at] = touched;
         if (v.color) memcpy(out.colors + at * channels, sums + colors, channels * sizeof(float));
         if (!v.geometry) continue;
         float *mean = out.means2d + 2 * at, *conic = out.conics + 3 * at, *opacity = out.opacities + at;

@@ -19,17 +19,22 @@ GS_INLINE Four term(const float *row, int k, int terms) {
     return four;
 }
 
-// Adds v, whose fourth lane is 0, to coefficient k.
-GS_INLINE void add_term(float *row, int k, int terms, Four v) {
-    float *p = row + 3 * k;
-    if (k + 1 == terms) {
-        for (int c = 0; c < 3; c++) p[c] += v[c];
-        return;
+// row[3 k + c] += b[k] v[c] for `used` terms: four terms are three vectors, so that no store meets a load half way.
+GS_INLINE void add_outer(const float *b, Four v, int used, float *row) {
+    const Four v0 = {v[0], v[1], v[2], v[0]}, v1 = {v[1], v[2], v[0], v[1]}, v2 = {v[2], v[0], v[1], v[2]};
+    int k = 0;
+    for (; k + 4 <= used; k += 4, b += 4, row += 12) {
+        const Four products[3] = {Four{b[0], b[0], b[0], b[1]} * v0, Four{b[1], b[1], b[2], b[2]} * v1,
+                                  Four{b[2], b[3], b[3], b[3]} * v2};
+        for (int part = 0; part < 3; part++) {
+            Four sum;
+            memcpy(&sum, row + 4 * part, sizeof sum);
+            sum = sum + products[part];
+            memcpy(row + 4 * part, &sum, sizeof sum);
+        }
     }
-    Four four;
-    memcpy(&four, p, sizeof four);
-    four = four + v;
-    memcpy(p, &four, sizeof four);
+    for (; k < used; k++, b++, row += 3)
+        for (int c = 0; c < 3; c++) row[c] += b[0] * v[c];
 }
 
 // Values of the bases at the unit vector (x, y, z), and their derivatives if wanted: dx, dy, dz [terms].
@@ -114,10 +119,7 @@ void harmonics_backward(int degree, int terms, const float *means, const float *
         float b[16], dx[16], dy[16], dz[16];
         const Direction d = direction(means + 3 * size_t(i), camera);
         bases<true>(degree, d.x, d.y, d.z, b, dx, dy, dz);
-        if (v_sh) {
-            float *v_row = v_sh + 3 * size_t(i) * size_t(terms);
-            for (int k = 0; k < used; k++) add_term(v_row, k, terms, b[k] * v);
-        }
+        if (v_sh) add_outer(b, v, used, v_sh + 3 * size_t(i) * size_t(terms));
         if (v_means && degree > 0) {
             Four x = {}, y = {}, z = {};
             for (int k = 1; k < used; k++) {
