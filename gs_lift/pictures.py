@@ -140,6 +140,8 @@ def write_pictures(
     kind = _kind_of_output(out)
     subject = _read_run(source, options) if isinstance(source, Run) else _read_file(source, options)
     path = _camera_path(subject, options)
+    if subject.scene is None and options.path == "orbit" and options.up is None:
+        reporter.say("orbit: up is -y; if the scene lies on its side, try --up z")
     if kind == "image":
         path = path.thinned(1)
     elif (

@@ -12,8 +12,11 @@ from gs_lift.files import atomic_path
 QUALITY = 18
 """x264's constant rate factor: what most eyes cannot tell from the original."""
 
-# Said and done: without the tags a player guesses the matrix by the size of the video, and colours shift.
-_COLORS = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+# Converted and tagged: without tags a player guesses the matrix by the size of the video, and colours shift.
+_COLORS = (
+    "scale=out_color_matrix=bt709:out_range=tv,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+)
 
 
 @contextmanager
@@ -37,8 +40,7 @@ def video_writer(path: Path, width: int, height: int, fps: float) -> Iterator[Ca
             macro_block_size=2,
             ffmpeg_log_level="error",
             output_params=[
-                *("-crf", str(QUALITY), "-vf", "scale=out_color_matrix=bt709:out_range=tv"),
-                *_COLORS,
+                *("-crf", str(QUALITY), "-vf", _COLORS),
                 *("-movflags", "+faststart"),  # plays while it loads
             ],
         )
