@@ -105,7 +105,7 @@ def test_a_scene_that_was_seen_from_one_side_is_seen_from_there_only(ball: Gauss
     assert seen.max() == pytest.approx(50, abs=2)
     assert (seen.roll(-1) - seen).abs().max() < 10  # there and back: it closes without a jump
     torch.testing.assert_close(
-        positions(path)[:, :2].norm(dim=1), torch.full((40,), 2.0).double(), atol=0.02, rtol=0
+        positions(path)[:, :2].norm(dim=1), torch.full((40,), 2.0).double(), atol=0.1, rtol=0
     )
 
 
