@@ -90,7 +90,7 @@ def fit(
     overrides: Overrides = None,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/<scene> if left out.")] = None,
     splat: Annotated[
-        Path | None, typer.Option(help="PLY of 3D Gaussians to lift onto, instead of fitting.")
+        Path | None, typer.Option(help="PLY or gsplat checkpoint to lift onto, instead of fitting.")
     ] = None,
     no_resume: NoResume = False,
     overwrite: Overwrite = False,
@@ -175,15 +175,42 @@ def evaluate(
 
 @app.command()
 def render(
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
-    run: RunFolder = None,
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN_OR_SPLAT",
+            help="Run folder, PLY or gsplat checkpoint; the latest run if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    path: Annotated[str, typer.Option(help="orbit, train, test, or a JSON file of cameras.")] = "orbit",
+    out: Annotated[Path, typer.Option(help="NAME.mp4, NAME.png (the first frame) or a folder.")] = Path(
+        "render.mp4"
+    ),
+    what: Annotated[str, typer.Option(help="color, depth, instances: one, or several by commas.")] = "color",
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Pixels; as the path has it.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Of an orbit; or so many of the path's cameras.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second of a video.")] = None,
+    background: Annotated[str, typer.Option(help="black or white.")] = "black",
+    up: Annotated[str | None, typer.Option(help="Of an orbit: x, y, z, -x, -y or -z.")] = None,
 ) -> None:
-    """Render the test views of a run: images, depth and instance colours."""
-    from gs_lift.pipeline import render_run
+    """Render a run or a splat along a camera path: a video, a folder of pictures, or one."""
+    from gs_lift.pictures import PictureOptions, parse_size, write_pictures
+    from gs_lift.splats import names_splat
 
     reporter = _reporter()
-    written = render_run(_run(run), out, reporter=reporter)
-    reporter.say(f"wrote {written} pictures to {out}")
+    options = PictureOptions(
+        path=path,
+        what=tuple(what.split(",")),
+        size=None if size is None else parse_size(size),
+        frames=frames,
+        fps=fps,
+        background=background,
+        up=up,
+    )
+    chosen = source if source is not None and names_splat(source) else _run(source)
+    count = write_pictures(chosen, out, options, reporter=reporter)
+    reporter.say(f"wrote {out} ({count} frame{'s' if count > 1 else ''})")
 
 
 @app.command("config")

@@ -35,6 +35,14 @@ class ConstraintError(GsLiftError):
     """A constraint file is not what it should be, or asks for what cannot be."""
 
 
+class CameraPathError(GsLiftError):
+    """A camera path cannot be read, or does not go with what is rendered."""
+
+
+class VideoError(GsLiftError):
+    """A video cannot be written."""
+
+
 class BackendError(GsLiftError):
     """A package or a device that was asked for is not here."""
 

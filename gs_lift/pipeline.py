@@ -25,11 +25,11 @@ from gs_lift.gaussians import Gaussians
 from gs_lift.lifting import lift
 from gs_lift.points import initial_points
 from gs_lift.progress import OnStep
-from gs_lift.rendering import render
-from gs_lift.report import Strip, contact_sheet, depth_picture, label_picture, write_picture
+from gs_lift.report import Strip, contact_sheet
 from gs_lift.run import STAGES, Run, sha256, start_run
 from gs_lift.scene import Scene
 from gs_lift.segmentation import Embeddings, Instances, Parts
+from gs_lift.splats import load_splat
 from gs_lift.threads import torch_on_one_thread
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def fit_run(
     reporter = reporter or SilentReporter()
     config = config.resolved()
     scene = load_scene(scene_path, config.data)
-    given = ply.read_splat(splat) if splat else None
+    given = load_splat(splat) if splat else None
     run = start_run(
         folder or Path("runs") / scene.name,
         scene.name,
@@ -220,9 +220,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _require(run: Run, stage: str) -> None:
     if not run.done(stage):
-        command = {"fit": f"fit {run.scene}", "lift": f"fit {run.scene}", "segment": f"segment {run.folder}"}[
-            stage
-        ]
+        command = f"segment {run.folder} --out labels.ply" if stage == "segment" else f"fit {run.scene}"
         raise RunError(f"{run.folder}: {stage} is not finished; run `gslift {command}`")
 
 
@@ -357,26 +355,3 @@ def write_contact_sheet(run: Run, path: Path, *, rows: int = 6) -> Path:
         )
     contact_sheet(path, strips)
     return path
-
-
-def render_run(run: Run, out: Path, *, reporter: Reporter | None = None) -> int:
-    """Write `<view>_color.png`, `_depth.png` and `_instances.png` for each test view; how many files that is."""
-    reporter = reporter or SilentReporter()
-    scene, config = read_scene(run), run.config
-    gaussians, embeddings = read_gaussians(run), read_embeddings(run)
-    instances = segment_run(run, reporter=reporter)
-    with reporter.stage("render", len(scene.test)) as on_step:
-        for step, view in enumerate(scene.test, start=1):
-            seen = render(gaussians, view.camera, render_mode="RGB+ED", backend=config.backend)
-            found = panoptic(
-                view.camera, gaussians, embeddings, instances, scene.classes, backend=config.backend
-            )
-            assert seen.depths is not None
-            colors = (seen.colors.clamp(0, 1) * 255).round().byte().cpu().numpy()
-            write_picture(out / f"{view.name}_color.png", colors)
-            write_picture(out / f"{view.name}_depth.png", depth_picture(seen.depths, seen.alphas))
-            write_picture(
-                out / f"{view.name}_instances.png", label_picture(found.instance, seen.colors.clamp(0, 1))
-            )
-            on_step(step, {})
-    return 3 * len(scene.test)

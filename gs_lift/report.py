@@ -201,12 +201,25 @@ def _renamed(ids: Int[Tensor, "..."], instances: Int[Tensor, "P"], fresh: int) -
     return new[rows]
 
 
-def depth_picture(depths: Float[Tensor, "H W"], alphas: Float[Tensor, "H W"]) -> np.ndarray:
-    """[H W 3] uint8: near is bright, from the nearest to the farthest hundredth; black where nothing is."""
-    seen = alphas > 0.5
-    if not bool(seen.any()):
+def depth_limits(depths: Float[Tensor, "H W"], alphas: Float[Tensor, "H W"]) -> tuple[float, float] | None:
+    """The depths between which all but the nearest and the farthest hundredth lie; None where nothing is seen."""
+    seen = depths[alphas > 0.5].float().cpu()
+    if len(seen) == 0:
+        return None
+    # Not torch.quantile: it refuses more than 16 million numbers.
+    near, far = np.quantile(seen.numpy(), [0.01, 0.99])
+    return float(near), float(far)
+
+
+def depth_picture(
+    depths: Float[Tensor, "H W"], alphas: Float[Tensor, "H W"], limits: tuple[float, float] | None = None
+) -> np.ndarray:
+    """[H W 3] uint8: near is bright, black where nothing is. limits: near and far, by default `depth_limits`."""
+    limits = limits or depth_limits(depths, alphas)
+    if limits is None:
         return np.zeros((*depths.shape, 3), np.uint8)
-    near, far = torch.quantile(depths[seen].float(), torch.tensor([0.01, 0.99])).tolist()
+    near, far = limits
+    seen = alphas > 0.5
     brightness = (255 - 200 * ((depths - near) / max(far - near, 1e-9)).clamp(0, 1)) * seen
     return brightness.round().byte().cpu().numpy()[..., None].repeat(3, axis=2)
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import ENVIRONMENT, gslift
 from PIL import Image
 from settings import TINY_SETTINGS
 
-from gs_lift.ply import read_labels
+from gs_lift.ply import read_labels, read_splat
 
 SYNTH = ["--objects", "4", "--views", "10", "--size", "48", "--seed", "1", "--noise", "easy"]
 SETTINGS = [word for setting in TINY_SETTINGS for word in ("--set", setting)]
@@ -110,12 +111,13 @@ def test_segment_and_eval_take_the_latest_run_and_write_what_they_say(workplace:
     assert {"fit", "lift", "segment"} <= set(scores["scenes"][0]["seconds"])
 
 
-def test_render_writes_image_depth_and_instances_of_every_test_view(workplace: Path) -> None:
-    result = gslift("render", "runs/room", "--out", "pictures", cwd=workplace)
+def test_render_writes_colors_and_depth_of_every_test_view(workplace: Path) -> None:
+    options = ["--path", "test", "--what", "color,depth"]
+    result = gslift("render", "runs/room", *options, "--out", "pictures", cwd=workplace)
     assert result.returncode == 0, result.stderr
     names = {path.name for path in (workplace / "pictures").iterdir()}
     assert names == {
-        f"{view}_{what}.png" for view in ("00008", "00009") for what in ("color", "depth", "instances")
+        f"{view}_{what}" for view in ("00008", "00009") for what in ("color.png", "depth.png", "depth.npy")
     }
     with Image.open(workplace / "pictures" / "00008_color.png") as picture:
         assert picture.size == (48, 48)
@@ -129,13 +131,18 @@ def test_a_finished_run_is_not_done_again(workplace: Path) -> None:
     assert (workplace / "runs/room/splat.ply").stat().st_mtime_ns == before
 
 
-def test_a_splat_is_lifted_onto_without_fitting(workplace: Path) -> None:
-    arguments = ["fit", "room", "--run", "runs/given", "--splat", "runs/room/splat.ply", *SETTINGS]
-    assert gslift(*arguments, cwd=workplace).returncode == 0
-    given, fitted = workplace / "runs/given/splat.ply", workplace / "runs/room/splat.ply"
-    assert given.read_bytes() == fitted.read_bytes()
-    assert (workplace / "runs/given/embeddings.pt").exists()
-    assert not (workplace / "runs/given/points.npz").exists()
+@pytest.mark.parametrize("kind", ["ply", "checkpoint"])
+def test_a_splat_is_lifted_onto_without_fitting(workplace: Path, tmp_path: Path, kind: str) -> None:
+    fitted = splat = workplace / "runs/room/splat.ply"
+    if kind == "checkpoint":
+        g, splat = read_splat(fitted), tmp_path / "ckpt_59_rank0.pt"
+        named = {"means": g.means, "quats": g.quats, "scales": g.log_scales, "opacities": g.logit_opacities}
+        torch.save({"step": 59, "splats": named | {"sh0": g.sh0, "shN": g.shN}}, splat)
+    arguments = ["fit", workplace / "room", "--run", "given", "--splat", splat, *SETTINGS]
+    assert gslift(*arguments, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "given/splat.ply").read_bytes() == fitted.read_bytes()
+    assert (tmp_path / "given/embeddings.pt").exists()
+    assert not (tmp_path / "given/points.npz").exists()
 
 
 def test_a_data_set_is_evaluated_scene_by_scene_and_a_bad_scene_is_reported(

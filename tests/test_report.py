@@ -11,7 +11,15 @@ from rich.console import Console
 
 from gs_lift.evaluation import Scores
 from gs_lift.palette import GREY, palette
-from gs_lift.report import Strip, contact_sheet, depth_picture, label_picture, scores_json, scores_table
+from gs_lift.report import (
+    Strip,
+    contact_sheet,
+    depth_limits,
+    depth_picture,
+    label_picture,
+    scores_json,
+    scores_table,
+)
 
 JUDGED = Scores(0.842, 0.9, 0.88, 0.729, 0.956, 0.93, 31.25, 0.912, 50, 45, 60123, ())
 PERFECT = Scores(1.0, 1.0, 1.0, 0.0, 0.95, 1.0, 30.25, 0.9, 500, 412, 160000, ())
@@ -124,6 +132,14 @@ def test_near_is_bright_and_nothing_is_black() -> None:
     near, middle, far, nothing = depth_picture(depths, alphas)[0, :, 0].tolist()
     assert 255 == near > middle > far > nothing == 0
     assert depth_picture(depths, 0 * alphas).max() == 0
+
+
+def test_pictures_of_depth_with_the_same_limits_compare() -> None:
+    depths, seen = torch.tensor([[1.0, 2.0]]), torch.ones(1, 2)
+    assert depth_limits(depths, seen) == pytest.approx((1.01, 1.99))
+    assert depth_limits(depths, 0 * seen) is None
+    closer, farther = (depth_picture(depths + more, seen, (1.0, 5.0))[0, :, 0].tolist() for more in (0, 1))
+    assert closer[1] == farther[0] == 255 - 200 / 4
 
 
 def test_a_contact_sheet_is_the_same_bytes_each_time(tmp_path: Path) -> None:
