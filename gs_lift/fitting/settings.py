@@ -28,6 +28,8 @@ class FitConfig:
     """Learning rate of the centres, times the scene's extent; twice that of 3DGS, for a tenth of its steps."""
     means_lr_end: float = 0.01
     """Share of means_lr that is left at the last step; it falls exponentially."""
+    lr_end: float = 1.0
+    """Share of the other learning rates that is left at the last step; they fall exponentially."""
     sh0_lr: float = 2.5e-3
     """Learning rate of the colours (spherical harmonics of degree 0)."""
     shN_lr: float = 1.25e-4
@@ -89,16 +91,15 @@ class FitConfig:
         for name, least in at_least.items():
             if not getattr(self, name) >= least:
                 raise ConfigError(f"fit.{name}: wanted {least} or more, got {getattr(self, name)}")
-        for name in ("ssim_weight", "coarse_until", "densify_until", "means_lr_end"):
+        for name in ("ssim_weight", "coarse_until", "densify_until", "means_lr_end", "lr_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"fit.{name}: wanted a share in 0..1, got {getattr(self, name)}")
         for name in ("initial_opacity", "prune_opacity"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"fit.{name}: wanted an opacity between 0 and 1, got {getattr(self, name)}")
-        if self.means_lr_end == 0:
-            raise ConfigError(
-                "fit.means_lr_end: wanted a share above 0, as the rate falls exponentially; got 0"
-            )
+        for name in ("means_lr_end", "lr_end"):
+            if getattr(self, name) == 0:
+                raise ConfigError(f"fit.{name}: wanted a share above 0, as the rate falls exponentially; got 0")
         if self.sh_degree not in range(4):
             raise ConfigError(f"fit.sh_degree: wanted 0, 1, 2 or 3, got {self.sh_degree}")
         if self.background not in ("black", "white", "random"):

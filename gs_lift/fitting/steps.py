@@ -145,7 +145,7 @@ class FusedStep:
         )  # its values are not kept: strategies read the gradients only
         means2d.grad = self._means2d[None]
         if self._absgrad:
-            setattr(means2d, "absgrad", self._absolute[None])  # as gsplat does
+            means2d.absgrad = self._absolute[None]  # as gsplat does
         width, height = self._size
         return {
             "means2d": means2d,

@@ -173,16 +173,20 @@ def _on(state: State, device: torch.device) -> State:
 
 
 def _optimizers(parameters: Parameters, config: FitConfig) -> Optimizers:
-    rates = {
-        "means": config.means_lr,  # times the extent, set anew at each step
+    return {
+        name: RowAdam(parameter, _rates(config)[name], head=3 * (name == "sh"), head_lr=config.sh0_lr)
+        for name, parameter in parameters.items()
+    }
+
+
+def _rates(config: FitConfig) -> dict[str, float]:
+    """Learning rates at the start: of the centres in scene extents, of all but the first spherical harmonics."""
+    return {
+        "means": config.means_lr,
         "quats": config.quats_lr,
         "scales": config.scales_lr,
         "opacities": config.opacities_lr,
         "sh": config.shN_lr,
-    }
-    return {
-        name: RowAdam(parameter, rates[name], head=3 * (name == "sh"), head_lr=config.sh0_lr)
-        for name, parameter in parameters.items()
     }
 
 
@@ -214,7 +218,10 @@ def _one_step(
             f"step {step}: the loss is {value}; lower the learning rates (fit.*_lr) or look for broken photos and poses"
         )
     means_lr = extent * config.means_lr * config.means_lr_end ** (step / config.steps)
-    optimizers["means"].lr = means_lr
+    decay = config.lr_end ** (step / config.steps)
+    for name, rate in _rates(config).items():
+        optimizers[name].lr = means_lr if name == "means" else rate * decay
+    optimizers["sh"].head_lr = config.sh0_lr * decay
     info = taking.descend(parameters, optimizers, strategy.penalty(parameters))
     strategy.after_step(parameters, optimizers, training.strategy, info, Moment(step, means_lr, seed))
     if len(training) == 0:
