@@ -29,7 +29,7 @@ class FitConfig:
     means_lr_end: float = 0.01
     """Share of means_lr that is left at the last step; it falls exponentially."""
     lr_end: float = 1.0
-    """Share of the other learning rates that is left at the last step; they fall exponentially."""
+    """Share of the other learning rates that is left at the last step; they fall over the last quarter of the steps."""
     sh0_lr: float = 2.5e-3
     """Learning rate of the colours (spherical harmonics of degree 0)."""
     shN_lr: float = 1.25e-4
@@ -99,7 +99,9 @@ class FitConfig:
                 raise ConfigError(f"fit.{name}: wanted an opacity between 0 and 1, got {getattr(self, name)}")
         for name in ("means_lr_end", "lr_end"):
             if getattr(self, name) == 0:
-                raise ConfigError(f"fit.{name}: wanted a share above 0, as the rate falls exponentially; got 0")
+                raise ConfigError(
+                    f"fit.{name}: wanted a share above 0, as the rate falls exponentially; got 0"
+                )
         if self.sh_degree not in range(4):
             raise ConfigError(f"fit.sh_degree: wanted 0, 1, 2 or 3, got {self.sh_degree}")
         if self.background not in ("black", "white", "random"):

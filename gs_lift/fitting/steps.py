@@ -104,6 +104,10 @@ class FusedStep:
         self._native = _native.FitStep()
         self._radii = torch.empty(0, 2, dtype=torch.int32)
 
+    def seconds(self) -> dict[str, float]:
+        """Wall-clock seconds by part of the step, summed over all steps so far."""
+        return self._native.seconds
+
     def loss(self, parameters: Parameters, shot: Shot, ssim_weight: float, absgrad: bool) -> float:
         means, camera = parameters["means"].detach(), shot.camera
         if len(self._radii) != len(means):

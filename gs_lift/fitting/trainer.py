@@ -26,6 +26,9 @@ from gs_lift.threads import torch_on_one_thread
 
 log = logging.getLogger(__name__)
 
+SETTLING = 0.25
+"""Share of the steps over which the learning rates fall to `lr_end`."""
+
 
 @dataclass
 class Training:
@@ -218,7 +221,7 @@ def _one_step(
             f"step {step}: the loss is {value}; lower the learning rates (fit.*_lr) or look for broken photos and poses"
         )
     means_lr = extent * config.means_lr * config.means_lr_end ** (step / config.steps)
-    decay = config.lr_end ** (step / config.steps)
+    decay = config.lr_end ** max(0.0, 1 - (1 - step / config.steps) / SETTLING)
     for name, rate in _rates(config).items():
         optimizers[name].lr = means_lr if name == "means" else rate * decay
     optimizers["sh"].head_lr = config.sh0_lr * decay

@@ -195,6 +195,16 @@ void frame_blend_backward(FrameHandle &frame, const Floats &opacities, const Flo
     });
 }
 
+// How many pairs a forward pass works on.
+std::pair<uint64_t, uint64_t> frame_pairs(FrameHandle &frame) {
+    nb::gil_scoped_release release;
+    Image image = frame->image;
+    image.colors = nullptr, image.channels = 0;
+    std::pair<uint64_t, uint64_t> pairs{0, 0};
+    for (int tile = 0; tile < frame->tiles(); tile++) kernels().tile_pairs(image, tile, &pairs.first, &pairs.second);
+    return pairs;
+}
+
 }  // namespace
 
 void bind_rasterizer_weights(nb::module_ &m);
@@ -222,6 +232,8 @@ void bind_rasterizer(nb::module_ &m) {
     nb::class_<FrameHandle>(m, "Frame", "The Gaussians of one image, sorted into tiles.")
         .def(nb::init<>())
         .def_prop_ro("pairs", [](const FrameHandle &frame) { return frame->pairs; }, "(Gaussian, tile) pairs.")
+        .def("pixel_pairs", &frame_pairs,
+             "(pixel, Gaussian) pairs whose alpha is worked out, and those of them that are blended.")
         .def("build", &frame_build, nb::arg("means2d"), nb::arg("conics"), nb::arg("opacities"), nb::arg("depths"),
              nb::arg("radii"), nb::arg("width"), nb::arg("height"), nb::arg("threads"))
         .def("blend", &frame_blend, nb::arg("colors"), nb::arg("background").none(), nb::arg("image"),

@@ -112,6 +112,8 @@ struct Kernels {
                      float *opacities);
     // Blending weights of all pixels of a tile, see rasterizer_rows.h.
     size_t (*tile_weights)(const Image &, int tile, float minimum, int32_t *places, int32_t *ids, float *values);
+    // Adds the (pixel, Gaussian) pairs of a tile whose alpha is worked out, and those that are blended.
+    void (*tile_pairs)(const Image &, int tile, uint64_t *evaluated, uint64_t *blended);
     // Blending weights of single pixels. columns: COLUMNS rows of `stride` floats, the tile's Gaussians front to
     // back. pixel_weights keeps those of the pixel at (x, y) in the tile that are >= minimum, -> their number.
     void (*tile_columns)(const Image &, int tile, int stride, float *columns);

@@ -14,5 +14,5 @@
 extern const Kernels GS_LIFT_KERNELS = {
     W == 16 ? "avx512" : W == 8 ? "avx2" : "baseline",
     project, project_backward, prepare, harmonics, harmonics_backward,
-    scratch_floats, blend, blend_backward, gather, activate, tile_weights, tile_columns, pixel_weights, near_points,
+    scratch_floats, blend, blend_backward, gather, activate, tile_weights, tile_pairs, tile_columns, pixel_weights, near_points,
 };

@@ -44,6 +44,39 @@ size_t tile_weights(const Image &image, int tile, float minimum, int32_t *places
     return count;
 }
 
+// (pixel, Gaussian) pairs of a tile whose alpha is worked out, and those of them that are blended.
+void tile_pairs(const Image &image, int tile, uint64_t *evaluated, uint64_t *blended) {
+    Offsets offsets;
+    make_offsets(offsets);
+    Pixels pixels;
+    start(image, tile, pixels);
+    Batch batch;
+    const uint32_t last = image.tile_start[tile + 1];
+    for (uint32_t first = image.tile_start[tile]; first < last && pixels.alive; first += BATCH) {
+        fill<true>(image, tile, first, last, offsets, batch);
+        for (int g = 0; g < batch.count; g++)
+            for (uint32_t rest = batch.masks[g] & pixels.alive; rest; rest &= rest - 1) {
+                const int b = __builtin_ctz(rest);
+                for (int i = 0; i < VECTORS; i++) {
+                    float *through_at = pixels.through + b * PIXELS + i * W;
+                    float *threshold_at = pixels.threshold + b * PIXELS + i * W;
+                    F through = load(through_at), threshold = load(threshold_at);
+                    Meeting m;
+                    m.u = set(batch.u[g][b]) + load(batch.du[g] + i * W);
+                    m.v = set(batch.v[g][b]) + load(batch.dv[g] + i * W);
+                    *evaluated += W;
+                    if (!meet<true>(batch.lop[g], through, threshold, m)) continue;
+                    *blended += uint64_t(__builtin_popcount(bits(m.touched)));
+                    store(through_at, through), store(threshold_at, threshold);
+                }
+            }
+        for (uint32_t rest = pixels.alive; rest; rest &= rest - 1) {
+            const int b = __builtin_ctz(rest);
+            if (finished(pixels.threshold + b * PIXELS)) pixels.alive &= ~(1u << b);
+        }
+    }
+}
+
 void tile_columns(const Image &image, int tile, int stride, float *columns) {
     const float x = float(tile % image.tiles_x * TILE), y = float(tile / image.tiles_x * TILE);
     const uint32_t first = image.tile_start[tile], last = image.tile_start[tile + 1];
