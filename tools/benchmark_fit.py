@@ -6,9 +6,9 @@
 ROOM is a scene folder, or `demo` for the room of `gslift demo`; by default the demo's and, where they are,
 ../shared/data/messy_sam_50 and ../shared/data/redkitchen_sam. Each is fitted in a process of its own, from each --init
 that it has. Shown are PSNR and SSIM of the test views against the seconds of fitting (without those of scoring), the
-share of each part of a step, the time of finding the starting points, the peak memory of the process, and the floor: the
-seconds of the blending arithmetic alone, by the operations that tools/benchmark_rasterizer.py counts, on
-views of the final Gaussians.
+share of each part of a step, the time of finding the starting points, the peak memory of the process, and the floor:
+the seconds of the blending arithmetic alone, by the operations that tools/benchmark_rasterizer.py counts, on views of
+the final Gaussians.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """How fast the CPU rasterizer is, kernel by kernel, against the arithmetic that it must do and against plain torch.
 
     python tools/benchmark_rasterizer.py [--json FILE] [--simd avx512|avx2|baseline] [--repeats N] [--threads 1 2]
-                                         [--gaussians 50000 300000] [--only kernels|growth|torch]
+                                         [--gaussians 50000 300000] [--only kernels|growth|torch|gsplat]
 
 kernels  ms of each kernel on a synthetic room, by Gaussians, size of the image, channels and threads; for blending
          also nanoseconds per evaluated pair (its alpha is worked out) and per blended pair (it is not skipped), and the
@@ -9,6 +9,7 @@ kernels  ms of each kernel on a synthetic room, by Gaussians, size of the image,
 growth   the time of all kernels together against Gaussians, pixels and channels, with the exponent (least squares).
 torch    a crop of --crop pixels along a side, rendered by the plain torch backend too: that one takes minutes for a
          whole image. Whole calls, through autograd.
+gsplat   the same calls by gsplat on a CUDA device, where there is one, and by the CPU on --threads: ms of wall-clock.
 
 The floor is the time of the vector operations that no implementation of this algorithm can do without: 5 for an
 evaluated pair (u, v, two for the exponent, the comparison), and for a blended one 15 + D more (exp2 10, clamp, mask,
@@ -316,6 +317,56 @@ def against_torch(crop: int, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
+def against_gsplat(threads: int, repeats: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    if not torch.cuda.is_available():
+        print("gsplat: no CUDA device here")
+        return rows
+    torch.set_num_threads(threads)
+    device = torch.cuda.get_device_name()
+    for count in (50_000, 300_000):
+        room = synthetic_room(count)
+        for size, channels in ((256, 3), (256, 16), (512, 3), (512, 16)):
+            times = Times(2)  # wall-clock
+            for _ in range(repeats + 1):
+                for backend, place in (("gsplat", "cuda"), ("cpu", "cpu")):
+                    inputs = (room.means, room.quats, room.scales, room.opacities, room.colors[:, :channels])
+                    leaves = [tensor.to(place).clone().requires_grad_() for tensor in inputs]
+                    camera = (room.viewmat[None].to(place), intrinsics(size)[None].to(place), size, size)
+                    torch.cuda.synchronize()
+                    images = times(
+                        f"{backend} forward", lambda b=backend, x=leaves, c=camera: _forward(b, x, c)
+                    )
+                    times(f"{backend} backward", lambda i=images: _backward(i))
+            ms = {
+                name: statistics.median(values[1:]) for name, values in times.all.items()
+            }  # the first warms up
+            print(
+                f"{count} Gaussians, {size}, D = {channels}: "
+                + ", ".join(f"{name} {value:.2f} ms" for name, value in ms.items())
+            )
+            case = {
+                "gaussians": count,
+                "size": size,
+                "channels": channels,
+                "threads": threads,
+                "device": device,
+            }
+            rows.append({"benchmark": "gsplat", "case": case, "ms": ms})
+    return rows
+
+
+def _forward(backend: str, leaves: list[Tensor], camera: tuple[Any, ...]) -> Tensor:
+    images = BACKENDS[backend]().rasterize(*leaves, *camera)[0]
+    torch.cuda.synchronize()
+    return images
+
+
+def _backward(images: Tensor) -> None:
+    images.backward(torch.ones_like(images))
+    torch.cuda.synchronize()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -328,7 +379,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--crop", type=int, default=32)
-    parser.add_argument("--only", choices=["kernels", "growth", "torch"])
+    parser.add_argument("--only", choices=["kernels", "growth", "torch", "gsplat"])
     options = parser.parse_args()
     if options.simd and not _native.use_simd_level(options.simd):
         parser.error(f"--simd {options.simd}: this CPU or build does not have it")
@@ -340,6 +391,8 @@ def main() -> None:
         rows += growth(max(2, options.repeats // 2))
     if options.only in (None, "torch"):
         rows += against_torch(options.crop, options.repeats)
+    if options.only in (None, "gsplat"):
+        rows += against_gsplat(max(options.threads), options.repeats)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

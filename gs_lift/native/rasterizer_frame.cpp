@@ -1,6 +1,7 @@
 // Depth order, tile lists, the store of frames, and the choice of an instruction set.
 #include "rasterizer_frame.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <stdexcept>
@@ -121,7 +122,7 @@ void Frame::build(const float *means2d, const float *conics, const float *opacit
     first_slot[n] = pairs = uint32_t(total);
     image.records = records, image.rects = rects, image.first_slot = first_slot;
     sort_by_depth(visible);
-    fill_tiles(visible);
+    fill_tiles(visible, threads);
 }
 
 // Stable radix sort, 11 bits at a time; a digit that all keys share is passed over.
@@ -143,14 +144,19 @@ void Frame::sort_by_depth(uint32_t visible) {
     }
 }
 
-// Counting sort of the pairs by tile: counts from the corners of the rectangles, then one pass in depth order.
-void Frame::fill_tiles(uint32_t visible) {
+// Counting sort of the pairs by tile: counts from the corners of the rectangles, then one pass in depth order for each
+// band of rows of tiles.
+void Frame::fill_tiles(uint32_t visible, int threads) {
     const size_t columns = size_t(image.tiles_x) + 1, rows = size_t(image.tiles_y) + 1, tile_count = size_t(tiles());
     const KeyedId *order = order_.get();
+    Rect *rects = sorted_rects_.reserve(visible);  // they lie scattered over the memory: read once
+    parallel_ranges(int(visible), threads, [&](int begin, int end) {
+        for (int i = begin; i < end; i++) rects[i] = image.rects[order[i].id];
+    });
     int32_t *changes = changes_.reserve(columns * rows);
     std::memset(changes, 0, columns * rows * sizeof *changes);
     for (uint32_t i = 0; i < visible; i++) {
-        const Rect r = image.rects[order[i].id];
+        const Rect r = rects[i];
         changes[r.y0 * columns + r.x0]++, changes[r.y1 * columns + r.x1]++;
         changes[r.y0 * columns + r.x1]--, changes[r.y1 * columns + r.x0]--;
     }
@@ -169,16 +175,23 @@ void Frame::fill_tiles(uint32_t visible) {
     }
     tile_start[tile_count] = sum;
     uint32_t *entries = entries_.reserve(pairs), *slot = entry_slot_.reserve(pairs);
-    for (uint32_t i = 0; i < visible; i++) {
-        const uint32_t id = order[i].id;
-        const Rect r = image.rects[id];
-        uint32_t next = image.first_slot[id];
-        for (size_t y = r.y0; y < r.y1; y++)
-            for (size_t x = r.x0; x < r.x1; x++) {
-                const uint32_t at = cursor[y * size_t(image.tiles_x) + x]++;
-                entries[at] = id, slot[at] = next++;
-            }
-    }
+    const int bands = std::min(threads, image.tiles_y);
+    parallel(bands, threads, [&](int band, int) {
+        const size_t top = size_t(band) * size_t(image.tiles_y) / size_t(bands);
+        const size_t bottom = size_t(band + 1) * size_t(image.tiles_y) / size_t(bands);
+        for (uint32_t i = 0; i < visible; i++) {
+            const Rect r = rects[i];
+            const size_t y0 = std::max(size_t(r.y0), top), y1 = std::min(size_t(r.y1), bottom);
+            if (y0 >= y1) continue;
+            const uint32_t id = order[i].id;
+            uint32_t next = image.first_slot[id] + uint32_t(y0 - r.y0) * uint32_t(r.x1 - r.x0);
+            for (size_t y = y0; y < y1; y++)
+                for (size_t x = r.x0; x < r.x1; x++) {
+                    const uint32_t at = cursor[y * size_t(image.tiles_x) + x]++;
+                    entries[at] = id, slot[at] = next++;
+                }
+        }
+    });
     image.entries = entries, image.slot = slot, image.tile_start = tile_start;
     image.masks = masks_.reserve(pairs);
 }
@@ -190,7 +203,7 @@ uint8_t *Frame::touched() {
 }
 
 size_t Frame::bytes() const {
-    return records_.bytes() + rects_.bytes() + first_slot_.bytes() + entries_.bytes() + entry_slot_.bytes() + masks_.bytes() + tile_start_.bytes() +
-           cursor_.bytes() + changes_.bytes() + order_.bytes() + swap_.bytes() + scratch_.bytes() + slots_.bytes() +
-           touched_.bytes();
+    return records_.bytes() + rects_.bytes() + sorted_rects_.bytes() + first_slot_.bytes() + entries_.bytes() +
+           entry_slot_.bytes() + masks_.bytes() + tile_start_.bytes() + cursor_.bytes() + changes_.bytes() +
+           order_.bytes() + swap_.bytes() + scratch_.bytes() + slots_.bytes() + touched_.bytes();
 }

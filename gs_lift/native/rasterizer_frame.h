@@ -94,10 +94,10 @@ class Frame {
 
   private:
     void sort_by_depth(uint32_t visible);
-    void fill_tiles(uint32_t visible);
+    void fill_tiles(uint32_t visible, int threads);
 
     Buffer<Record> records_;
-    Buffer<Rect> rects_;
+    Buffer<Rect> rects_, sorted_rects_;
     Buffer<uint32_t> first_slot_, entries_, entry_slot_, masks_, tile_start_, cursor_;
     Buffer<int32_t> changes_;
     Buffer<KeyedId> order_, swap_;
