@@ -4,8 +4,10 @@ Notation: quaternions are wxyz; `viewmat` takes world to camera; cameras look al
 (OpenCV). Pixel (row, column) has its centre at (column + 0.5, row + 0.5).
 """
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 SH_C0 = 0.28209479177387814
@@ -56,3 +58,9 @@ def unproject(
     y = (xy[..., 1] - K[1, 2]) / K[1, 1]
     points = torch.stack([x * depth, y * depth, depth], dim=-1)
     return points @ cam_to_world[:3, :3].T + cam_to_world[:3, 3]
+
+
+def spatial_order(means: Float[Tensor, "N 3"]) -> Int[Tensor, "N"]:
+    """The Gaussians leaf by leaf of a k-d tree of their centres; those that are not finite count as far away."""
+    finite = means.detach().cpu().double().nan_to_num(nan=1e30, posinf=1e30, neginf=-1e30)
+    return torch.from_numpy(cKDTree(finite.numpy()).indices.astype(np.int64)).to(means.device)

@@ -13,6 +13,7 @@ from gs_lift import _native
 from gs_lift.checkpoint import Checkpoints
 from gs_lift.errors import ConfigError, RunError
 from gs_lift.gaussians import Gaussians
+from gs_lift.geometry import spatial_order
 from gs_lift.lifting.losses import LossWeights, instance_loss, semantic_cross_entropy
 from gs_lift.lifting.sampling import sample, sample_balanced
 from gs_lift.lifting.views import Blender, TrainingView, prepare
@@ -199,12 +200,6 @@ def _resume(state: _State, checkpoints: Checkpoints | None) -> int:
             )
         tensor.copy_(saved[name])
     return step
-
-
-def spatial_order(means: Float[Tensor, "N 3"]) -> Int[Tensor, "N"]:
-    """The Gaussians leaf by leaf of a k-d tree of their centres."""
-    tree = cKDTree(means.detach().cpu().numpy().astype(np.float64))
-    return torch.from_numpy(tree.indices.astype(np.int64)).to(means.device)
 
 
 def nearest(means: Float[Tensor, "N 3"], count: int) -> Int[Tensor, "N K"] | None:
