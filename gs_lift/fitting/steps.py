@@ -144,9 +144,8 @@ class FusedStep:
             self.sparse,
             kernel_threads(),
         )
-        means2d = torch.empty(
-            1, len(self._radii), 2
-        )  # its values are not kept: strategies read the gradients only
+        # Its values are not kept: strategies read the gradients only.
+        means2d: Any = torch.empty(1, len(self._radii), 2)
         means2d.grad = self._means2d[None]
         if self._absgrad:
             means2d.absgrad = self._absolute[None]  # as gsplat does
