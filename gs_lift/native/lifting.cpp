@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <stdexcept>
 #include <tuple>
 #include <vector>
 
@@ -375,6 +376,22 @@ WIDEST void adam_received(const Adam &adam, const Received &received, int64_t fr
     }
 }
 
+// Near enough in the order of the matrix's rows: pixels near each other see the same Gaussians, so that the parts
+// have few in common and sums stay in the cache. Stable.
+template <class V>
+void sort_by_place(const Rows<V> &rows, std::vector<int32_t> &giving) {
+    int64_t highest = 0;
+    for (const int32_t p : giving) highest = std::max(highest, rows.at(p));
+    int shift = 0;
+    while ((highest >> shift) >= 1024) ++shift;
+    int32_t starts[1025] = {};
+    for (const int32_t p : giving) ++starts[(rows.at(p) >> shift) + 1];
+    for (int place = 0; place < 1024; ++place) starts[place + 1] += starts[place];
+    std::vector<int32_t> sorted(giving.size());
+    for (const int32_t p : giving) sorted[starts[rows.at(p) >> shift]++] = p;
+    giving.swap(sorted);
+}
+
 // Waking a thread for fewer multiplications than this costs more than it saves, and far more on a busy machine.
 constexpr int64_t WORTH_TWO = 1 << 19;
 
@@ -387,8 +404,14 @@ void adam_blended(Array1<const int64_t> indptr, std::optional<Index> index, Arra
                   double epsilon, int threads) {
     const Adam adam(parameter, first, second, step, rate, beta1, beta2, epsilon);
     const int64_t columns = int64_t(parameter.shape(0));
-    nb::gil_scoped_release release;
     const Rows<V> rows = rows_of(indptr, index, ids, values);
+    for (int axis = 0; axis < 2; ++axis)
+        if (first.shape(axis) != parameter.shape(axis) || second.shape(axis) != parameter.shape(axis) ||
+            sums.shape(axis + 1) != parameter.shape(axis))
+            throw std::invalid_argument("lifting_adam_blended: parameter, moments and sums differ in shape");
+    if (int64_t(pixels.shape(0)) != rows.count || pixels.shape(1) != parameter.shape(1) || sums.shape(0) != PARTS)
+        throw std::invalid_argument("lifting_adam_blended: a gradient for each row and PARTS sums wanted");
+    nb::gil_scoped_release release;
     static thread_local std::vector<uint8_t> seen;
     if (seen.size() < size_t((PARTS + 1) * columns)) seen.resize(size_t((PARTS + 1) * columns), 0);
     const Received received{sums.data(), seen, columns, adam.channels};
@@ -400,6 +423,7 @@ void adam_blended(Array1<const int64_t> indptr, std::optional<Index> index, Arra
         else
             mark(rows, p, seen.data() + PARTS * columns);
     }
+    sort_by_place(rows, giving);
     const int64_t count = int64_t(giving.size()), blocks = (columns + 1023) / 1024;
     const bool worth_it = threads > 1 && rows.entries() * adam.channels > WORTH_TWO;
 #pragma omp parallel num_threads(threads) if (worth_it)
