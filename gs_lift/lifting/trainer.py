@@ -63,8 +63,8 @@ class LiftConfig:
     pixels_per_view: int = 65_536
     """Pixels of a view that training draws from, chosen at random once; bounds time and memory for large photos."""
     memory_budget_gb: float = 2.0
-    """Memory for cached blending weights, 6 bytes an entry: a view of 256 x 256 pixels, 26 Gaussians each, takes 11 MB, so
-    2 GB hold 180 of them. Views beyond it make them anew at each step, which takes two to three times as long."""
+    """Memory for cached blending weights, 6 bytes an entry: 256 x 256 pixels that see 26 Gaussians each take 11 MB, so
+    2 GB hold 180 such views. Views beyond it make them anew at each step, which takes two to three times as long."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for the first value out of its range."""
