@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gs_lift import _native
 from gs_lift.checkpoint import Checkpoints
 from gs_lift.errors import ConfigError, RunError, SceneError
 from gs_lift.gaussians import Gaussians
@@ -16,6 +17,7 @@ from gs_lift.geometry import look_at
 from gs_lift.lifting import LiftConfig, LossWeights, lift
 from gs_lift.lifting.trainer import nearest, smooth
 from gs_lift.rendering import blending_weights
+from gs_lift.rendering.weights import PickedRows, Weights
 from gs_lift.scene import Camera, Scene, View
 from gs_lift.segmentation import VOID, Classes, Embeddings, Segments
 
@@ -170,6 +172,56 @@ def test_one_and_two_threads_give_the_same_bytes() -> None:
     assert_same(*results)
 
 
+def test_one_and_two_threads_give_the_same_bytes_where_both_are_used() -> None:
+    seed, pixels, columns, channels = 3, 6000, 500, 16
+    generator = torch.Generator().manual_seed(seed)
+    indices = torch.randint(0, columns, (pixels, 8), generator=generator, dtype=torch.int32)
+    values = torch.rand(pixels * 8, generator=generator).half()
+    rows = Weights(torch.arange(pixels + 1) * 8, indices.flatten(), values, columns).pick(
+        torch.arange(pixels)
+    )
+    start = torch.randn(columns, channels, generator=generator)
+    gradient = torch.randn(pixels, channels, generator=generator)
+    results = [adam_blended(rows, start, gradient, threads=threads) for threads in (1, 2, 3)]
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def adam_blended(
+    rows: PickedRows, start: Tensor, gradient: Tensor, *, threads: int, steps: int = 2
+) -> Tensor:
+    parameter, first, second = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
+    room = torch.zeros(_native.LIFTING_PARTS, *start.shape)
+    tensors = [tensor.numpy() for tensor in (gradient, parameter, first, second, room)]
+    for step in range(1, steps + 1):
+        _native.lifting_adam_blended(*rows.arrays(), *tensors, step, 0.1, 0.9, 0.999, 1e-8, threads)
+    assert not room.any()
+    return parameter
+
+
+@pytest.mark.parametrize("channels", [3, 8, 16, 24, 32, 45])
+def test_fused_adam_is_torchs_on_the_rows_that_any_pixel_sees(channels: int) -> None:
+    """Also those whose pixels have a gradient of zero: their moments move them on."""
+    generator = torch.Generator().manual_seed(channels)
+    values = (0.1 + torch.rand(6, generator=generator)).half()
+    indices = torch.tensor([0, 2, 2, 5, 4, 0], dtype=torch.int32)
+    rows = Weights(torch.tensor([0, 2, 4, 6]), indices, values, 7).pick(torch.tensor([0, 1, 2]))
+    dense = torch.zeros(3, 7).index_put_(
+        (torch.arange(3).repeat_interleave(2), indices.long()), values.float(), accumulate=True
+    )
+    start = torch.randn(7, channels, generator=generator)
+    gradient = torch.randn(3, channels, generator=generator)
+    gradient[2] = 0
+    leaf = start.clone().requires_grad_()
+    leaf.grad = dense.T @ gradient
+    optimizer = torch.optim.Adam([leaf], lr=0.1)
+    for _ in range(2):
+        optimizer.step()
+    got = adam_blended(rows, start, gradient, threads=1)
+    torch.testing.assert_close(got, leaf.detach(), atol=1e-5, rtol=0)
+    assert torch.equal(got[[1, 3, 6]], start[[1, 3, 6]])
+
+
 def test_weights_made_anew_at_each_step_give_the_same_bytes_as_cached_ones() -> None:
     config = dataclasses.replace(QUICK, steps=6)
     assert_same(
@@ -243,7 +295,7 @@ def test_neighbours_are_the_nearest_others_also_where_centres_coincide() -> None
     assert all(i not in row for i, row in enumerate(found.tolist()))
 
 
-@pytest.mark.parametrize("channels", [3, 4, 8, 16])
+@pytest.mark.parametrize("channels", [3, 4, 8, 16, 24, 45])
 def test_smoothing_moves_each_towards_the_mean_of_its_neighbours(channels: int) -> None:
     features = torch.randn(5, channels, generator=torch.Generator().manual_seed(0))
     neighbours = torch.tensor([[1, 2], [0, 2], [4, 3], [2, 0], [0, 1]], dtype=torch.int32)

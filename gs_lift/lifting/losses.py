@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gs_lift import _native
 from gs_lift.errors import ConfigError
-from gs_lift.rendering.weights import Weights
+from gs_lift.rendering.weights import PickedRows, Weights
 from gs_lift.threads import kernel_threads
 
 Loss = Callable[
@@ -37,32 +37,41 @@ def contrastive(
 
     The logits are k(u, v). A pixel whose segment has no pixel in B does not count. Confidence has no part in it.
     """
-    half = len(fast) // 2
-    _, ids = torch.unique(segment, return_inverse=True)
-    ids = ids.to(torch.int32)
-    return _Contrastive.apply(fast[:half], slow[half:].detach(), ids[:half], ids[half:])
+    return _OfHalves.apply(fast, slow, segment, confidence, _native.lifting_contrastive)
 
 
-class _Contrastive(torch.autograd.Function):
-    """All pairs at once without a matrix of them, and the gradient with the value."""
+class _OfHalves(torch.autograd.Function):
+    """A loss of the first half's fast embeddings and the second half's slow ones, its gradient made with the value.
+
+    Native: all pairs at once without a matrix of them, and none of the dozens of small operations that would cost
+    more than the arithmetic.
+    """
 
     @staticmethod
-    def forward(ctx: Any, fast: Tensor, slow: Tensor, fast_ids: Tensor, slow_ids: Tensor) -> Tensor:
-        gradient = torch.empty_like(fast, memory_format=torch.contiguous_format)
-        loss = _native.lifting_contrastive(
-            fast.detach().contiguous().numpy(),
-            slow.contiguous().numpy(),
-            fast_ids.numpy(),
-            slow_ids.numpy(),
-            gradient.numpy(),
-            kernel_threads(),
+    def forward(
+        ctx: Any,
+        fast: Tensor,
+        slow: Tensor,
+        segment: Tensor,
+        confidence: Tensor,
+        native: Callable[..., float],
+    ) -> Tensor:
+        half, gradient = len(fast) // 2, torch.zeros_like(fast, memory_format=torch.contiguous_format)
+        halves = (
+            fast.detach()[:half],
+            slow.detach()[half:],
+            segment[:half].long(),
+            segment[half:].long(),
+            confidence[:half].to(fast.dtype),
+            gradient[:half],
         )
+        loss = native(*(tensor.contiguous().numpy() for tensor in halves), kernel_threads())
         ctx.save_for_backward(gradient)
         return fast.new_tensor(loss)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        return gradients[0] * ctx.saved_tensors[0], None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return gradients[0] * ctx.saved_tensors[0], None, None, None, None
 
 
 def concentration(
@@ -75,17 +84,7 @@ def concentration(
 
     Minus the mean, over the segments in both halves, of the mean over u in A of c_u exp(-||f_u - m||^2): squared here.
     """
-    half = len(fast) // 2
-    names, ids = torch.unique(segment, return_inverse=True)
-    in_fast = torch.bincount(ids[:half], minlength=len(names))
-    in_slow = torch.bincount(ids[half:], minlength=len(names))
-    shared = (in_fast > 0) & (in_slow > 0)
-    sums = fast.new_zeros(len(names), fast.shape[1]).index_add_(0, ids[half:], slow[half:].detach())
-    centers = sums / in_slow.clamp(min=1)[:, None]
-    kernel = torch.exp(-(fast[:half] - centers[ids[:half]]).square().sum(dim=1))
-    # A mean over segments of means over pixels is a sum with one weight per pixel.
-    share = shared / (in_fast.clamp(min=1) * shared.sum().clamp(min=1))
-    return -(share[ids[:half]].to(fast.dtype) * confidence[:half] * kernel).sum()
+    return _OfHalves.apply(fast, slow, segment, confidence, _native.lifting_concentration)
 
 
 def vanilla(
@@ -150,7 +149,7 @@ def instance_loss(
 
 def semantic_cross_entropy(
     logits: Float[Tensor, "N S"],
-    weights: Weights,
+    weights: Weights | PickedRows,
     classes: Int[Tensor, "P"],
     confidence: Float[Tensor, "P"],
 ) -> Float[Tensor, ""]:
@@ -164,20 +163,34 @@ def semantic_cross_entropy(
     return _SemanticCrossEntropy.apply(logits, weights, classes, confidence)
 
 
+def semantic_gradient(
+    logits: Float[Tensor, "N S"],
+    weights: Weights | PickedRows,
+    classes: Int[Tensor, "P"],
+    confidence: Float[Tensor, "P"],
+) -> tuple[float, Int[Tensor, "T"], Float[Tensor, "T S"]]:
+    """`semantic_cross_entropy` of one pixel or more, the Gaussians that any of them sees, ascending, and its gradient
+    by their logits; by the others' it is 0."""
+    seen = torch.empty(len(logits), dtype=torch.int64)
+    gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    loss, count = _native.lifting_class_loss(
+        *weights.arrays(),
+        logits.detach().contiguous().numpy(),
+        classes.contiguous().numpy(),
+        confidence.to(logits.dtype).contiguous().numpy(),
+        seen.numpy(),
+        gradient.numpy(),
+    )
+    return loss, seen[:count], gradient[:count]
+
+
 class _SemanticCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, weights: Weights, classes: Tensor, confidence: Tensor) -> Tensor:
-        gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        loss = _native.lifting_class_loss(
-            weights.indptr.numpy(),
-            weights.indices.numpy(),
-            weights.values.numpy(),
-            logits.detach().contiguous().numpy(),
-            classes.contiguous().numpy(),
-            confidence.to(logits.dtype).contiguous().numpy(),
-            gradient.numpy(),
-        )
-        ctx.save_for_backward(gradient)
+    def forward(
+        ctx: Any, logits: Tensor, weights: Weights | PickedRows, classes: Tensor, confidence: Tensor
+    ) -> Tensor:
+        loss, seen, gradient = semantic_gradient(logits, weights, classes, confidence)
+        ctx.save_for_backward(torch.zeros_like(logits).index_copy_(0, seen, gradient))
         return logits.new_tensor(loss)
 
     @staticmethod

@@ -14,11 +14,11 @@ from gs_lift.checkpoint import Checkpoints
 from gs_lift.errors import ConfigError, RunError
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import spatial_order
-from gs_lift.lifting.losses import LossWeights, instance_loss, semantic_cross_entropy
+from gs_lift.lifting.losses import LossWeights, instance_loss, semantic_gradient
 from gs_lift.lifting.sampling import sample, sample_balanced
 from gs_lift.lifting.views import Blender, TrainingView, prepare
 from gs_lift.progress import OnStep
-from gs_lift.rendering.weights import Weights
+from gs_lift.rendering.weights import PickedRows
 from gs_lift.scene import Scene
 from gs_lift.seeds import Purpose, seed_of
 from gs_lift.segmentation import Embeddings
@@ -64,7 +64,8 @@ class LiftConfig:
     pixels_per_view: int = 65_536
     """Pixels of a view that training draws from, chosen at random once; bounds time and memory for large photos."""
     memory_budget_gb: float = 2.0
-    """Memory for cached blending weights; views beyond it make them anew at each step, about half as fast."""
+    """Memory for cached blending weights, 6 bytes an entry: 256 x 256 pixels that see 26 Gaussians each take 11 MB, so
+    2 GB hold 180 such views. Views beyond it make them anew at each step, which takes two to three times as long."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for the first value out of its range."""
@@ -122,9 +123,9 @@ class _State:
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Problem:
-    """All that stays as it is over the steps."""
+    """What a step works on and with; nothing here is to be saved."""
 
     config: LiftConfig
     seed: int
@@ -132,6 +133,10 @@ class _Problem:
     blender: Blender
     neighbours: Int[Tensor, "N K"] | None
     is_thing: Bool[Tensor, "S"]
+    received: Float[Tensor, "parts N D"]
+    """Room for what a step's pixels give to the Gaussians; zeros between steps."""
+    spare: Float[Tensor, "N D"]
+    """Room for the smoothed embeddings."""
 
 
 @torch_on_one_thread()
@@ -168,9 +173,12 @@ def lift(
     state = _State.start(len(gaussians), len(scene.classes), config, seed)
     begun = _resume(state, checkpoints)
     neighbours = nearest(gaussians.means, config.neighbours)
-    problem = _Problem(config, seed, views, blender, neighbours, torch.tensor(scene.classes.is_thing))
+    received = torch.zeros(_native.LIFTING_PARTS, len(gaussians), config.dimensions)
+    is_thing = torch.tensor(scene.classes.is_thing)
+    spare = torch.empty_like(state.fast)
+    problem = _Problem(config, seed, views, blender, neighbours, is_thing, received, spare)
     # The kernels too: a step is many small operations, and waking a second thread for each costs more than it saves;
-    # five times as much as the step itself where other programs want the cores too.
+    # where other programs want the cores too, rows of 4096 pixels took 11 ms on two threads and 3.4 on one.
     with torch_on_one_thread(kernels=1):
         for step in range(begun + 1, config.steps + 1):
             figures = _take_step(step, state, problem)
@@ -224,8 +232,8 @@ def _take_step(step: int, state: _State, problem: _Problem) -> dict[str, float]:
     generator = _generator(seed, Purpose.LIFT_PIXELS, step)
     things = sample_balanced(view.things, config.pixels, config.balance, generator)
     labelled = sample(len(view.labelled), config.semantic_pixels, generator)
-    weights = view.rows(torch.cat([view.things.rows[things], view.labelled.rows[labelled]]), problem.blender)
-    of_things, of_labelled = weights.split(len(things))
+    picked = view.things.rows[things], view.labelled.rows[labelled]
+    of_things, of_labelled = view.rows(picked, problem.blender)
     figures = {"loss": 0.0, "semantic": 0.0}
     if len(things):
         figures |= _learn_instances(step, state, problem, view, things, of_things)
@@ -244,7 +252,7 @@ def _learn_instances(
     problem: _Problem,
     view: TrainingView,
     things: Int[Tensor, "B"],
-    weights: Weights,
+    weights: PickedRows,
 ) -> dict[str, float]:
     config = problem.config
     fast = weights.blend(state.fast).requires_grad_()
@@ -254,11 +262,18 @@ def _learn_instances(
     segment, confidence = view.things.segment[things], view.things.confidence[things]
     loss, figures = instance_loss(fast, slow, segment, confidence, config.losses)
     (gradient,) = torch.autograd.grad(loss, fast)
-    seen, received = weights.blend_transposed_seen(gradient)
-    moments = (state.fast_first, state.fast_second)
-    _adam(step, (state.fast, *moments), seen, received, config.learning_rate * _decay(step, config))
+    # The gradient W^T g is summed and used up Gaussian by Gaussian.
+    _native.lifting_adam_blended(
+        *weights.arrays(),
+        gradient.contiguous().numpy(),
+        *_arrays(state.fast, state.fast_first, state.fast_second, problem.received),
+        *_adam(step, config.learning_rate, config),
+        kernel_threads(),
+    )
     if problem.neighbours is not None and config.pull > 0:
-        state.fast = smooth(state.fast, problem.neighbours, config.pull)
+        smoothed = smooth(state.fast, problem.neighbours, config.pull, out=problem.spare)
+        # Swapped, not made anew: the first touch of fresh memory takes as long as the smoothing.
+        state.fast, problem.spare = smoothed, state.fast
     return {"loss": float(loss.detach()), **figures}
 
 
@@ -268,49 +283,36 @@ def _learn_classes(
     problem: _Problem,
     view: TrainingView,
     labelled: Int[Tensor, "B"],
-    weights: Weights,
+    weights: PickedRows,
 ) -> float:
     config = problem.config
     classes, confidence = view.labelled.classes[labelled], view.labelled.confidence[labelled]
     confidence = torch.where(problem.is_thing[classes], config.thing_weight, 1.0) * confidence
-    seen, local = weights.compact()
-    logits = state.semantic[seen].requires_grad_()
-    loss = semantic_cross_entropy(logits, local, classes, confidence)
-    (gradient,) = torch.autograd.grad(loss, logits)
-    moments = (state.semantic_first, state.semantic_second)
-    _adam(step, (state.semantic, *moments), seen, gradient, config.semantic_rate * _decay(step, config))
-    return float(loss.detach())
-
-
-def _decay(step: int, config: LiftConfig) -> float:
-    """What is left of the learning rates after `step` steps."""
-    return config.final_rate ** (step / config.steps)
-
-
-def _adam(
-    step: int, tensors: tuple[Tensor, Tensor, Tensor], rows: Int[Tensor, "T"], gradient: Tensor, rate: float
-) -> None:
-    """Adam on the rows that a step saw, in place; the others and their moments stay as they are."""
-    parameter, first, second = (tensor.numpy() for tensor in tensors)
+    loss, seen, gradient = semantic_gradient(state.semantic, weights, classes, confidence)
     _native.lifting_adam_rows(
-        parameter,
-        first,
-        second,
-        rows.numpy(),
-        gradient.contiguous().numpy(),
-        step,
-        rate,
-        0.9,
-        0.999,
-        1e-8,
-        kernel_threads(),
+        *_arrays(state.semantic, state.semantic_first, state.semantic_second, seen, gradient),
+        *_adam(step, config.semantic_rate, config),
     )
+    return loss
+
+
+def _arrays(*tensors: Tensor) -> list[np.ndarray]:
+    return [tensor.numpy() for tensor in tensors]
+
+
+def _adam(step: int, rate: float, config: LiftConfig) -> tuple[int, float, float, float, float]:
+    """The native kernels' settings of Adam: step, learning rate, beta 1 and 2, epsilon."""
+    return step, rate * config.final_rate ** (step / config.steps), 0.9, 0.999, 1e-8
 
 
 def smooth(
-    features: Float[Tensor, "N D"], neighbours: Int[Tensor, "N K"], pull: float
+    features: Float[Tensor, "N D"],
+    neighbours: Int[Tensor, "N K"],
+    pull: float,
+    *,
+    out: Float[Tensor, "N D"] | None = None,
 ) -> Float[Tensor, "N D"]:
-    """(1 - pull) features + pull * the mean of the neighbours' features."""
-    out = torch.empty_like(features)
+    """(1 - pull) features + pull * the mean of the neighbours' features, in `out` where given."""
+    out = torch.empty_like(features) if out is None else out
     _native.lifting_smooth(features.numpy(), neighbours.numpy(), pull, out.numpy(), kernel_threads())
     return out

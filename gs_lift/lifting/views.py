@@ -1,6 +1,7 @@
 """The training views as lifting sees them: candidate pixels, their segments, their rows of W."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +12,7 @@ from gs_lift.errors import SceneError
 from gs_lift.gaussians import Gaussians
 from gs_lift.lifting.sampling import LabelledPixels, ThingPixels, candidates, labelled_pixels, thing_pixels
 from gs_lift.rendering import blending_weights
-from gs_lift.rendering.weights import Weights
+from gs_lift.rendering.weights import PickedRows, Weights
 from gs_lift.scene import Scene, View
 from gs_lift.seeds import Purpose, seed_of
 from gs_lift.segmentation import Segments
@@ -43,11 +44,15 @@ class TrainingView:
     labelled: LabelledPixels
     weights: Weights | None = field(repr=False)
 
-    def rows(self, index: Int[Tensor, "Q"], blender: Blender) -> Weights:
-        """W's rows of the candidate pixels at `index`, in that order."""
+    def rows(self, parts: Sequence[Int[Tensor, "_"]], blender: Blender) -> list[PickedRows]:
+        """W's rows of the candidate pixels at each of `parts`, in that order."""
         if self.weights is not None:
-            return self.weights.rows(index)
-        return blender(self.view, self.pixels[index])
+            return [self.weights.pick(part) for part in parts]
+        # In half precision and in the order of the pixels too: what fitted into memory makes no difference to a byte.
+        index, order = torch.cat(list(parts)).sort(stable=True)
+        weights = blender(self.view, self.pixels[index]).half()
+        places = torch.argsort(order).split([len(part) for part in parts])
+        return [weights.pick(place) for place in places]
 
 
 def prepare(
@@ -71,6 +76,7 @@ def prepare(
         if view.segments is None:
             continue
         segments = read_segments(view, len(scene.classes))
+        weights = weights.half()
         fits = used + weights.nbytes <= budget_gb * 1e9
         used += weights.nbytes if fits else 0
         things = thing_pixels(segments, pixels, scene.classes)
