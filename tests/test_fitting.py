@@ -229,7 +229,7 @@ def test_a_photo_of_another_size_is_refused_by_name() -> None:
 
 
 def test_a_diverging_fit_says_so() -> None:
-    with pytest.raises(GsLiftError, match=r"step \d+: .*learning rates"):
+    with pytest.raises(GsLiftError, match="learning rates"):
         run(make_scene(), replace(SHORT, sh0_lr=1e38))
 
 

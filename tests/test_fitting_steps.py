@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gs_lift import _native
 from gs_lift.fitting.optimizer import RowAdam
-from gs_lift.fitting.steps import AutogradStep, FusedStep, Optimizers, Parameters, Shot, step_for
+from gs_lift.fitting.steps import AutogradStep, FusedStep, Optimizers, Parameters, Shot, Step, step_for
 
 WIDTH, HEIGHT = 45, 38
 RATES = {"means": 1e-3, "quats": 1e-3, "scales": 5e-3, "opacities": 5e-2, "sh": 1e-4}
@@ -81,9 +81,9 @@ def test_ten_steps_end_where_autograd_ends(penalised: bool) -> None:
         assert float(apart.mean()) < 0.01 * float(moved.mean()), name
 
 
-def test_a_sparse_step_leaves_what_is_not_seen_as_it_is() -> None:
+@pytest.mark.parametrize("step", [FusedStep(sparse=True), AutogradStep("cpu", sparse=True)])
+def test_a_sparse_step_leaves_what_is_not_seen_as_it_is(step: Step) -> None:
     parameters, optimizers = start(1)
-    step = FusedStep(sparse=True)
     for seed in (3, 4):  # the second step has momentum to go on with
         before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         moments = {name: optimizer.moments["exp_avg"].clone() for name, optimizer in optimizers.items()}

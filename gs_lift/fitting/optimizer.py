@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from gs_lift.threads import kernel_threads
@@ -58,8 +59,11 @@ class RowAdam:
         return (*tensors, moments["step"], self.lr, self.head, self.head_lr)
 
     @torch.no_grad()
-    def step(self) -> None:
-        """One step down the parameter's gradient, which is dropped; nothing happens if there is none."""
+    def step(self, rows: Int[Tensor, "M"] | None = None) -> None:
+        """One step down the parameter's gradient, which is dropped; nothing happens if there is none.
+
+        rows: those to update; the others and their moments stay as they are. All of them by default.
+        """
         parameter, moments = self.parameter, self.moments
         if parameter.grad is None or parameter.numel() == 0:
             return
@@ -67,7 +71,12 @@ class RowAdam:
         count = len(parameter)
         value, gradient = parameter.data.view(count, -1), parameter.grad.contiguous().view(count, -1)
         mean, square = moments["exp_avg"].view(count, -1), moments["exp_avg_sq"].view(count, -1)
-        if parameter.device.type == "cpu":
+        if rows is not None:
+            taken = [tensor[rows] for tensor in (value, mean, square)]
+            self._step_in_torch(taken[0], gradient[rows], taken[1], taken[2], moments["step"])
+            for tensor, updated in zip((value, mean, square), taken, strict=True):
+                tensor[rows] = updated
+        elif parameter.device.type == "cpu":
             from gs_lift import _native
 
             settings = (self.lr, self.head_lr, self.head, *self.betas, self.eps, kernel_threads())

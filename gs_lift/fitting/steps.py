@@ -51,10 +51,10 @@ class Step(Protocol):
 
 
 class AutogradStep:
-    """With the rasterizer of any backend."""
+    """With the rasterizer of any backend. sparse: leave out the Gaussians that are not visible."""
 
-    def __init__(self, backend: str):
-        self.backend = backend
+    def __init__(self, backend: str, sparse: bool = False):
+        self.backend, self.sparse = backend, sparse
 
     def loss(self, parameters: Parameters, shot: Shot, ssim_weight: float, absgrad: bool) -> float:
         means, camera = parameters["means"], shot.camera
@@ -81,9 +81,10 @@ class AutogradStep:
         self, parameters: Parameters, optimizers: Optimizers, penalty: Tensor | None
     ) -> dict[str, Any]:
         (self._loss if penalty is None else self._loss + penalty).backward()
-        for optimizer in optimizers.values():
-            optimizer.step()
         info = self._info
+        seen = (info["radii"][0] > 0).all(dim=1).nonzero()[:, 0] if self.sparse else None
+        for optimizer in optimizers.values():
+            optimizer.step(seen)
         del self._loss, self._info
         return info
 
@@ -92,7 +93,8 @@ class FusedStep:
     """With the native kernels of the CPU, from the parameters to the parameters; its memory is kept between steps.
 
     The same step as AutogradStep("cpu") takes, to rounding, and the same bytes for any number of threads. sparse: leave
-    out the Gaussians that no pixel shows; dense Adam goes on moving them by what it remembers.
+    out the Gaussians that no pixel shows (fewer than AutogradStep's, which may lie hidden); dense Adam goes on moving
+    them by what it remembers.
     """
 
     NAMES = ("means", "quats", "scales", "opacities", "sh")
@@ -161,4 +163,4 @@ class FusedStep:
 
 def step_for(backend: str, device: torch.device, sparse: bool) -> Step:
     """The fastest step for a backend."""
-    return FusedStep(sparse) if backend == "cpu" and device.type == "cpu" else AutogradStep(backend)
+    return FusedStep(sparse) if backend == "cpu" and device.type == "cpu" else AutogradStep(backend, sparse)

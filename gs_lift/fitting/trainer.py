@@ -123,10 +123,15 @@ def fit(
 
 
 def _finite(gaussians: Gaussians) -> Gaussians:
-    """Without Gaussians that have become NaN or infinite: no view shows them, so the loss has not told."""
+    """Without Gaussians that have become NaN or infinite: no view shows them, so the loss has not told.
+
+    Raises GsLiftError if there is no other.
+    """
     wrong = torch.zeros(len(gaussians), dtype=torch.bool, device=gaussians.means.device)
     for tensor in gaussians.parameters().values():
         wrong |= ~tensor.flatten(1).isfinite().all(dim=1) if tensor.dim() > 1 else ~tensor.isfinite()
+    if len(gaussians) and bool(wrong.all()):
+        raise GsLiftError("no Gaussian is finite any more; lower the learning rates (fit.*_lr)")
     if bool(wrong.any()):
         log.warning("%d of %d Gaussians are not finite and are left out", int(wrong.sum()), len(gaussians))
         return gaussians.rows(~wrong)
