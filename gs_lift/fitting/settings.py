@@ -7,7 +7,7 @@ from gs_lift.errors import ConfigError
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Settings of the photometric fit. Learning rates are Adam's: two to eight times those of 3DGS, as a fit is short."""
+    """Settings of the photometric fit. Learning rates are Adam's: higher than those of 3DGS, as a fit is short."""
 
     steps: int = 2500
     """Optimisation steps, one photo each; 0 returns the Gaussians of the starting points."""

@@ -1,6 +1,7 @@
-"""gsplat 1.5.3's CUDA rasterizer behind our argument names. Never measured: written without a GPU at hand.
+"""gsplat 1.5.3's CUDA rasterizer behind our argument names.
 
-What runs on a CPU of it is tested: that gsplat takes the arguments it is given, and the weights of its pairs.
+Tests marked `gpu` hold it to the oracle like any backend (docs/benchmarks.md says where they ran). What runs without a
+GPU is tested everywhere: that gsplat takes the arguments it is given, and the weights of its pairs.
 """
 
 import inspect
