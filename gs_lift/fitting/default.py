@@ -1,5 +1,6 @@
 """The strategy of 3DGS (Kerbl et al. 2023, section 5.2): clone and split where the image pulls, prune what fades."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,10 @@ class Default:
         info: dict[str, Any],
         moment: Moment,
     ) -> None:
-        with global_seed(seed_of(moment.seed, Purpose.FIT_STRATEGY, moment.step), parameters["means"].device):
+        # Seeding costs as much as a kernel: only for the steps that draw.
+        draws = self.rules.refine_start_iter < moment.step and moment.step % self.rules.refine_every == 0
+        seed = seed_of(moment.seed, Purpose.FIT_STRATEGY, moment.step)
+        with global_seed(seed, parameters["means"].device) if draws else nullcontext():
             self.rules.step_post_backward(parameters, optimizers, state, moment.step, info, packed=False)
         # gsplat 1.5.3 means to do this itself, but its `step % reset_every == 0 & step > 0` is never true.
         if (

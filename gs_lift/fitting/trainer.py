@@ -98,7 +98,8 @@ def fit(
     make_strategy = pick(STRATEGIES, config.strategy, "fit.strategy")
     if len(scene.train) == 0:
         raise SceneError(f"{scene.name}: no training views to fit to")
-    strategy = make_strategy(config, scene.extent)
+    extent = scene.extent
+    strategy = make_strategy(config, extent)
     photos = Photos(scene.train, torch.device(device))
     latest = checkpoints.latest() if checkpoints else None
     if latest is None:
@@ -107,7 +108,7 @@ def fit(
         training = _resume(*latest, scene, config, photos.device)
     taking = step_for(backend, photos.device, config.sparse_adam)
     for step in range(training.step + 1, config.steps + 1):
-        figures = _one_step(training, photos, strategy, scene.extent, config, taking, seed)
+        figures = _one_step(training, photos, strategy, extent, config, taking, seed)
         if config.evaluate_every and step % config.evaluate_every == 0 and scene.test:
             figures |= _held_out(training, scene, backend)
         if checkpoints and checkpoints.due(step):
