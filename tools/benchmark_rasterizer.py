@@ -24,6 +24,7 @@ Cases are interleaved; medians with the minimum in brackets. Read ratios and min
 import argparse
 import json
 import math
+import os
 import statistics
 import time
 from collections import defaultdict
@@ -31,6 +32,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as the command does: see gs_lift/cli.py
 
 import torch
 from torch import Tensor
@@ -97,7 +100,7 @@ class Times:
     """Milliseconds by name: of CPU time on one thread, which other programs disturb least, else of wall-clock."""
 
     def __init__(self, threads: int):
-        self.clock = time.process_time if threads == 1 else time.perf_counter
+        self.clock = time.thread_time if threads == 1 else time.perf_counter
         self.all: dict[str, list[float]] = defaultdict(list)
 
     def __call__(self, name: str, function: Callable[[], Any]) -> Any:
