@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from gs_lift import _native
-from gs_lift.clustering.knn import EVERY, EXACT_POINTS, RECALL, GpuIndex, NeighbourSearch, load_faiss
+from gs_lift.clustering.knn import (
+    EVERY,
+    EXACT_POINTS,
+    RECALL,
+    GpuIndex,
+    NeighbourSearch,
+    faiss_has_gpu,
+    load_faiss,
+)
 from gs_lift.errors import BackendError
 
 
@@ -91,6 +99,8 @@ def test_faiss_indexes_give_the_same_neighbours() -> None:
 
 @pytest.mark.gpu
 def test_faiss_on_a_gpu_gives_the_same_neighbours() -> None:
+    if not faiss_has_gpu():
+        pytest.skip("the installed FAISS has no GPU")
     points = many_blobs(20_000, 6, seed=6)
     own = np.arange(len(points))
     ids, _ = GpuIndex(points).nearest(points, own, 12, EVERY)

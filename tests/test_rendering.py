@@ -95,6 +95,7 @@ def steady_pixels(info: dict[str, Any], margin: float) -> Tensor:
 def assert_close(name: str, got: Tensor, wanted: Tensor, tolerance: float) -> None:
     """Entries within `tolerance` of the largest: small ones are sums of large ones that cancel."""
     assert got.shape == wanted.shape, name
+    wanted = wanted.double().cpu()
     error = (got.double().cpu() - wanted).abs().max().item() if wanted.numel() else 0.0
     scale = wanted.abs().max().item() if wanted.numel() else 0.0
     assert error <= tolerance * scale + 1e-6, f"{name}: off by {error:.2e}, largest entry {scale:.2e}"
@@ -104,6 +105,8 @@ def compare(
     backend: str, case: Case, colors: Tensor, cameras: list[Camera], *, seed: int, **options: Any
 ) -> None:
     """Rasterize with the oracle and the backend and compare everything that a caller can see."""
+    # gsplat is compiled with fast-math and adds with atomics.
+    tolerance = max(case.tolerance, 1e-3) if backend == "gsplat" else case.tolerance
     generator = torch.Generator().manual_seed(seed)
     results = []
     mask = loads = None
@@ -126,14 +129,14 @@ def compare(
     (images, alphas, info, leaves), (got_images, got_alphas, got_info, got_leaves) = results
 
     images, alphas = images.detach() * mask, alphas.detach() * mask
-    assert_close("colors", got_images.detach().double().cpu() * mask, images, case.tolerance / 10)
-    assert_close("alphas", got_alphas.detach().double().cpu() * mask, alphas, case.tolerance / 10)
+    assert_close("colors", got_images.detach().double().cpu() * mask, images, tolerance / 10)
+    assert_close("alphas", got_alphas.detach().double().cpu() * mask, alphas, tolerance / 10)
     for name, leaf in leaves.items():
         if isinstance(leaf, Tensor) and leaf.requires_grad and leaf.grad is not None:
             got = got_leaves[name].grad
             # No gradient at all is as good as zeros: colours take no part in a depth image.
             got = torch.zeros_like(leaf.grad) if got is None else got
-            assert_close(f"gradient of {name}", got, leaf.grad, case.tolerance)
+            assert_close(f"gradient of {name}", got, leaf.grad, tolerance)
 
     visible, radii = (info["radii"] > 0).all(dim=-1), got_info["radii"].cpu()
     assert got_info["radii"].dtype == torch.int32
@@ -148,7 +151,7 @@ def compare(
     )
     if options.get("absgrad"):
         absgrad = got_info["means2d"].absgrad.cpu() * visible[..., None]
-        assert_close("absgrad", absgrad, info["means2d"].absgrad * visible[..., None], case.tolerance)
+        assert_close("absgrad", absgrad, info["means2d"].absgrad * visible[..., None], tolerance)
     assert {key: got_info[key] for key in ("width", "height", "n_cameras", "gaussian_ids")} == {
         "width": cameras[0].width,
         "height": cameras[0].height,
@@ -485,3 +488,59 @@ def test_an_argument_that_a_backend_does_not_take_is_refused_by_name(monkeypatch
 def test_gsplat_without_cuda_is_one_clear_line() -> None:
     with pytest.raises(BackendError, match="needs a CUDA device and torch finds none; take backend 'cpu'"):
         render(random_gaussians(27, 3), random_camera(27, 8, 8), backend="gsplat")
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_packed_info_has_the_rows_of_the_visible(backend: str, absgrad: bool) -> None:
+    gaussians = random_gaussians(31, 150, spread=2.5)
+    cameras = [random_camera(seed, 33, 25) for seed in (31, 32)]
+    to, seen, grads = like(backend), [], []
+    for packed in (False, True):
+        leaves = inputs(gaussians, gaussians.sh, cameras, to)
+        options = {"sh_degree": 1, "absgrad": absgrad and backend != "reference", "packed": packed}
+        images, _, info = rasterize(**(options | leaves), backend=backend)
+        info["means2d"].retain_grad()
+        load = torch.randn(images.shape, generator=torch.Generator().manual_seed(33)).to(to)
+        (images * load).sum().backward()
+        seen.append((images.detach(), info))
+        grads.append(
+            [leaf.grad for leaf in leaves.values() if isinstance(leaf, Tensor) and leaf.requires_grad]
+        )
+    (images, info), (got, packed_info) = seen
+    assert_close("colors", got, images, 1e-6)
+    for theirs, ours in zip(*grads, strict=True):
+        assert_close("gradient", ours, theirs, 1e-5)
+    rows = (info["radii"] > 0).all(dim=-1).nonzero(as_tuple=True)
+    assert 10 < len(rows[0]) < 290
+    assert packed_info["camera_ids"].tolist() == rows[0].tolist()
+    assert packed_info["gaussian_ids"].tolist() == rows[1].tolist()
+    for name in ("means2d", "radii", "depths", "conics"):
+        assert_close(name, packed_info[name].detach().double(), info[name][rows].detach().double(), 1e-6)
+    assert_close("means2d.grad", packed_info["means2d"].grad, info["means2d"].grad[rows], 1e-5)
+    if options["absgrad"]:
+        assert_close("absgrad", packed_info["means2d"].absgrad, info["means2d"].absgrad[rows], 1e-5)
+
+
+@EVERY_BACKEND
+def test_several_cameras_in_one_call_are_those_one_by_one(backend: str) -> None:
+    gaussians = random_gaussians(34, 120)
+    cameras, to = [random_camera(seed, 33, 25) for seed in (34, 35, 36)], like(backend)
+    together = inputs(gaussians, gaussians.sh, cameras, to)
+    images, alphas, _ = rasterize(**together, sh_degree=1, backend=backend)
+    images.square().sum().backward()
+    apart = inputs(gaussians, gaussians.sh, cameras, to)
+    for i in range(3):
+        one = apart | {"viewmats": apart["viewmats"][i : i + 1], "Ks": apart["Ks"][i : i + 1]}
+        image, alpha, _ = rasterize(**one, sh_degree=1, backend=backend)
+        assert_close("colors", image[0].detach(), images[i].detach(), 1e-6)
+        assert_close("alphas", alpha[0].detach(), alphas[i].detach(), 1e-6)
+        image.square().sum().backward()
+    for name in ("means", "quats", "scales", "opacities", "colors"):
+        assert_close(f"gradient of {name}", apart[name].grad, together[name].grad, 1e-4)
+
+
+def test_an_argument_of_gsplat_that_is_not_ours_is_named() -> None:
+    leaves = inputs(random_gaussians(0, 3), torch.zeros(3, 2), [random_camera(0, 8, 8)], like("cpu"))
+    with pytest.raises(TypeError, match="camera_model"):
+        rasterize(**leaves, camera_model="fisheye")

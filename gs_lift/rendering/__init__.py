@@ -7,8 +7,8 @@ A backend is a module with two functions, which are called with keyword argument
     blending_weights(gaussians, camera, *, pixels, minimum) -> Weights, on the CPU
 
 It may leave out any keyword-only argument of `rasterize`: a value that departs from the default is then
-refused by name. The results are those of gsplat 1.5.3 (`gsplat.rasterization` with packed=False, pinhole
-cameras, no skew):
+refused by name; one that takes `packed` packs its info itself. The results are those of gsplat 1.5.3
+(`gsplat.rasterization`, pinhole cameras, no skew):
 
 - alpha = min(0.999, opacity exp(-sigma)), skipped below 1/255; a pixel ends before the pair that would take
   its transmittance to 1e-4 or less; Gaussians of equal depth keep their order.
@@ -34,6 +34,7 @@ from torch import Tensor
 
 from gs_lift.errors import ConfigError, pick
 from gs_lift.gaussians import Gaussians
+from gs_lift.rendering.packing import pack
 from gs_lift.rendering.weights import Weights
 from gs_lift.scene import Camera
 
@@ -84,13 +85,16 @@ def rasterize(
     render_mode: str = "RGB",
     rasterize_mode: str = "classic",
     absgrad: bool = False,
+    packed: bool = False,
     backend: str = "cpu",
 ) -> tuple[Float[Tensor, "C H W X"], Float[Tensor, "C H W 1"], dict[str, Any]]:
-    """Colours, alphas and info of C cameras, as `gsplat.rasterization` in its non-packed mode.
+    """Colours, alphas and info of C cameras, as `gsplat.rasterization` gives them.
 
     colors: values [N D], or spherical harmonics [N K 3] up to `sh_degree` where that is given (then colour is
-    max(0, SH + 0.5)). The last of the X channels is the depth where `render_mode` has one. Raises ConfigError
-    for an unknown value or an argument that the backend does not take, BackendError where it is not here.
+    max(0, SH + 0.5)). The last of the X channels is the depth where `render_mode` has one. packed: info has rows
+    of the visible Gaussians only (see packing.pack); gsplat's own default is True. Other arguments of gsplat's
+    are a TypeError, which names them. Raises ConfigError for an unknown value or an argument that the backend
+    does not take, BackendError where it is not here.
     """
     pick(RENDER_MODES, render_mode, "render_mode")
     pick(RASTERIZE_MODES, rasterize_mode, "rasterize_mode")
@@ -114,7 +118,10 @@ def rasterize(
         "rasterize_mode": rasterize_mode,
         "absgrad": absgrad,
     }
-    return module.rasterize(
+    packs = "packed" in inspect.signature(module.rasterize).parameters
+    if packs:
+        options["packed"] = packed
+    images, alphas, info = module.rasterize(
         means=means,
         quats=quats,
         scales=scales,
@@ -126,6 +133,7 @@ def rasterize(
         height=height,
         **_accepted(module, options, backend),
     )
+    return images, alphas, pack(info) if packed and not packs else info
 
 
 def _accepted(module: ModuleType, options: dict[str, Any], backend: str) -> dict[str, Any]:

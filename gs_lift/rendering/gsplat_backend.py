@@ -15,6 +15,7 @@ from torch import Tensor
 from gs_lift.errors import BackendError
 from gs_lift.gaussians import Gaussians
 from gs_lift.rendering import reference
+from gs_lift.rendering.packing import pack
 from gs_lift.rendering.weights import Weights
 from gs_lift.scene import Camera
 
@@ -68,6 +69,7 @@ def rasterize(
     render_mode: str = "RGB",
     rasterize_mode: str = "classic",
     absgrad: bool = False,
+    packed: bool = False,
 ) -> tuple[Float[Tensor, "C H W X"], Float[Tensor, "C H W 1"], dict[str, Any]]:
     """As `gs_lift.rendering.rasterize`. The kernels read rows: the tensors are made contiguous."""
     tensors = {
@@ -98,8 +100,9 @@ def rasterize(
     }
     if len(means) == 0:
         # gsplat divides by the number of Gaussians; the oracle returns the background.
-        return reference.rasterize(**arguments)
-    return rasterization(**taking(rasterization, arguments | {"packed": False}))
+        images, alphas, info = reference.rasterize(**arguments)
+        return images, alphas, pack(info) if packed else info
+    return rasterization(**taking(rasterization, arguments | {"packed": packed}))
 
 
 def blending_weights(
