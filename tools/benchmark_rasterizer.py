@@ -117,10 +117,11 @@ class Times:
 
 
 class Bench:
-    """The kernels on one case, into memory that is there already."""
+    """The kernels on one case, into memory that is there already. K: of another camera than the whole view's."""
 
-    def __init__(self, case: Case, room: Room):
+    def __init__(self, case: Case, room: Room, K: Tensor | None = None):
         self.case, self.room, self.times = case, room, Times(case.threads)
+        self.K = intrinsics(case.size) if K is None else K
         count, size, channels = case.gaussians, case.size, case.channels
         self.colors = room.colors[:, :channels].contiguous()
         self.projected = [torch.empty(count, 2), torch.empty(count, 3), torch.empty(count)]
@@ -138,8 +139,8 @@ class Bench:
 
     def run(self) -> None:
         case, room, times = self.case, self.room, self.times
-        geometry, K = (room.means, room.quats, room.scales), intrinsics(case.size)
-        camera, threads = (room.viewmat, K, case.size, case.size), case.threads
+        geometry, threads = (room.means, room.quats, room.scales), case.threads
+        camera = (room.viewmat, self.K, case.size, case.size)
         means2d, conics, depths = self.projected
         times(
             "project",
@@ -314,9 +315,10 @@ def against_torch(crop: int, repeats: int) -> list[dict[str, Any]]:
             + ", ".join(f"{part} {ratio:.0f}x" for part, ratio in ratios.items())
         )
         ms = {name: times.median(name) for name in times.all}
-        rows.append(
-            {"benchmark": "torch", "case": {"crop": crop, "channels": channels}, "ms": ms, "ratios": ratios}
-        )
+        bench = Bench(Case(50_000, crop, channels, 1), room, intrinsics(256, crop))
+        bench.run()
+        case, floor = {"crop": crop, "channels": channels}, bench.figures()["floor"]
+        rows.append({"benchmark": "torch", "case": case, "ms": ms, "ratios": ratios, "floor": floor})
     return rows
 
 
@@ -355,7 +357,11 @@ def against_gsplat(threads: int, repeats: int) -> list[dict[str, Any]]:
                 "threads": threads,
                 "device": device,
             }
-            rows.append({"benchmark": "gsplat", "case": case, "ms": ms})
+            bench = Bench(Case(count, size, channels, threads), room)
+            bench.run()
+            rows.append(
+                {"benchmark": "gsplat", "case": case, "ms": ms, "floor": bench.figures()["floor"]}
+            )  # of the CPU
     return rows
 
 
