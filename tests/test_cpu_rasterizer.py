@@ -190,13 +190,15 @@ def test_any_image_size_is_that_of_the_oracle(width: int, height: int) -> None:
     assert_oracle(case(50, width=width, height=height, size=0.4, seed=width), 5e-6, 2e-4)
 
 
-@pytest.mark.parametrize("channels", [3, 19])
-def test_one_and_two_threads_give_the_same_bytes(level: str, channels: int, threads: Any) -> None:
+@pytest.mark.parametrize(("channels", "packed"), [(3, False), (19, False), (3, True)])
+def test_one_and_two_threads_give_the_same_bytes(
+    level: str, channels: int, packed: bool, threads: Any
+) -> None:
     scene = case(5000, channels=channels, width=150, height=83, views=2, seed=11)
     results = []
     for count in (1, 2, 2):
         threads(count)
-        results.append(run(cpu, scene, torch.float32, background=True, absgrad=True))
+        results.append(run(cpu, scene, torch.float32, background=True, absgrad=True, packed=packed))
     for name, tensor in results[0].items():
         assert torch.equal(tensor, results[1][name]), name
         assert torch.equal(tensor, results[2][name]), name

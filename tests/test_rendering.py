@@ -4,19 +4,22 @@ The oracle runs in float64, a backend in float32. Rasterizing jumps where a pair
 and where transmittance ends: pixels within `margin` of one of these are not compared.
 """
 
+import inspect
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from gsplat import rasterization
+from gsplat.cuda._wrapper import RollingShutterType
 from random_data import random_camera, random_gaussians, uniform
 from torch import Tensor
 
 from gs_lift.errors import BackendError, ConfigError
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import pixel_centers
-from gs_lift.rendering import BACKENDS, blending_weights, rasterize, reference, render
+from gs_lift.rendering import BACKENDS, RENDER_MODES, blending_weights, rasterize, reference, render
 from gs_lift.rendering.weights import Weights
 from gs_lift.scene import Camera
 
@@ -498,7 +501,7 @@ def test_packed_info_has_the_rows_of_the_visible(backend: str, absgrad: bool) ->
     to, seen, grads = like(backend), [], []
     for packed in (False, True):
         leaves = inputs(gaussians, gaussians.sh, cameras, to)
-        options = {"sh_degree": 1, "absgrad": absgrad and backend != "reference", "packed": packed}
+        options = {"sh_degree": 1, "absgrad": absgrad, "packed": packed}
         images, _, info = rasterize(**(options | leaves), backend=backend)
         info["means2d"].retain_grad()
         load = torch.randn(images.shape, generator=torch.Generator().manual_seed(33)).to(to)
@@ -515,11 +518,76 @@ def test_packed_info_has_the_rows_of_the_visible(backend: str, absgrad: bool) ->
     assert 10 < len(rows[0]) < 290
     assert packed_info["camera_ids"].tolist() == rows[0].tolist()
     assert packed_info["gaussian_ids"].tolist() == rows[1].tolist()
-    for name in ("means2d", "radii", "depths", "conics"):
+    for name in ("means2d", "radii", "depths", "conics", "opacities"):
         assert_close(name, packed_info[name].detach().double(), info[name][rows].detach().double(), 1e-6)
     assert_close("means2d.grad", packed_info["means2d"].grad, info["means2d"].grad[rows], 1e-5)
-    if options["absgrad"]:
+    if absgrad:
         assert_close("absgrad", packed_info["means2d"].absgrad, info["means2d"].absgrad[rows], 1e-5)
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("render_mode", RENDER_MODES)
+def test_packed_or_not_the_images_and_gradients_are_the_same(backend: str, render_mode: str) -> None:
+    gaussians = random_gaussians(37, 100, spread=2.0)
+    cameras, to = [random_camera(seed, 20, 17) for seed in (37, 38)], like(backend)
+    colors = torch.randn(100, 5, generator=torch.Generator().manual_seed(37))
+    results = []
+    for packed in (False, True):
+        leaves = inputs(gaussians, colors, cameras, to)
+        leaves["backgrounds"] = torch.full((2, 5), 0.3).to(to).requires_grad_()
+        options = {"render_mode": render_mode, "rasterize_mode": "antialiased", "packed": packed}
+        images, alphas, _ = rasterize(**(options | leaves), backend=backend)
+        (images.square().sum() + alphas.square().sum()).backward()
+        grads = {name: leaf.grad for name, leaf in leaves.items() if isinstance(leaf, Tensor)}
+        results.append({"images": images.detach(), "alphas": alphas.detach(), **grads})
+    for name, wanted in results[0].items():
+        if wanted is not None and results[1][name] is not None:
+            assert_close(name, results[1][name], wanted, 1e-5)
+    assert results[1]["means"].abs().max() > 1
+
+
+@EVERY_BACKEND
+def test_packed_means2d_lies_between_the_gaussians_and_the_image(backend: str) -> None:
+    gaussians, camera = random_gaussians(39, 60, spread=2.0), random_camera(39, 20, 17)
+    leaves = inputs(gaussians, gaussians.sh, [camera], like(backend))
+    images, _, info = rasterize(**leaves, sh_degree=1, packed=True, backend=backend)
+    (by_image,) = torch.autograd.grad(images.square().sum(), info["means2d"], retain_graph=True)
+    assert (by_image != 0).any(dim=1).sum() > 10
+    (by_pull,) = torch.autograd.grad(info["means2d"].sum(), leaves["means"])
+    assert torch.equal((by_pull != 0).any(dim=1).nonzero()[:, 0], info["gaussian_ids"])
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_gsplats_strategies_read_the_same_of_packed_info(backend: str, absgrad: bool) -> None:
+    from gsplat import DefaultStrategy
+
+    gaussians, cameras = CASES["around the camera"].gaussians, two_cameras(CASES["around the camera"])
+    states = []
+    for packed in (False, True):
+        arguments = inputs(gaussians, gaussians.sh, cameras, like(backend))
+        images, _, info = rasterize(**arguments, sh_degree=1, absgrad=absgrad, packed=packed, backend=backend)
+        strategy = DefaultStrategy(absgrad=absgrad, refine_scale2d_stop_iter=10)
+        state = strategy.initialize_state()
+        strategy.step_pre_backward({"means": arguments["means"]}, {}, state, 1, info)
+        images.square().sum().backward()
+        strategy.step_post_backward({"means": arguments["means"]}, {}, state, 1, info, packed=packed)
+        states.append(state)
+    assert torch.equal(states[1]["count"], states[0]["count"])
+    assert_close("grad2d", states[1]["grad2d"], states[0]["grad2d"], 1e-5)
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("count", [0, 20])
+def test_packed_info_of_an_image_that_sees_nothing_is_empty(backend: str, count: int) -> None:
+    gaussians, camera = random_gaussians(40, count), random_camera(40, 21, 18)
+    gaussians.means += 10 * camera.position
+    arguments = inputs(gaussians, gaussians.sh0[:, 0], [camera] * 2, like(backend))
+    images, _, info = rasterize(**arguments, packed=True, backend=backend)
+    assert (images == 0).all()
+    assert info["means2d"].shape == (0, 2)
+    assert info["radii"].shape == (0, 2)
+    assert info["camera_ids"].tolist() == info["gaussian_ids"].tolist() == []
 
 
 @EVERY_BACKEND
@@ -540,7 +608,40 @@ def test_several_cameras_in_one_call_are_those_one_by_one(backend: str) -> None:
         assert_close(f"gradient of {name}", apart[name].grad, together[name].grad, 1e-4)
 
 
-def test_an_argument_of_gsplat_that_is_not_ours_is_named() -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("camera_model", "fisheye", "'fisheye'"),
+        ("covars", torch.zeros(3, 3, 3), "'tensor'"),
+        ("distributed", True, "True"),
+        ("radial_coeffs", torch.zeros(1, 6), "'tensor'"),
+        ("radius_clip", 3.0, "3.0"),
+        ("rolling_shutter", RollingShutterType.ROLLING_TOP_TO_BOTTOM, "'ROLLING_TOP_TO_BOTTOM'"),
+        ("sparse_grad", True, "True"),
+        ("tile_size", 8, "8"),
+        ("with_ut", True, "True"),
+    ],
+)
+def test_what_only_gsplat_does_is_refused_by_name(name: str, value: Any, shown: str) -> None:
     leaves = inputs(random_gaussians(0, 3), torch.zeros(3, 2), [random_camera(0, 8, 8)], like("cpu"))
-    with pytest.raises(TypeError, match="camera_model"):
-        rasterize(**leaves, camera_model="fisheye")
+    with pytest.raises(ConfigError, match=f"^{name}={shown} is not here, only gsplat's default"):
+        rasterize(**leaves, **{name: value})
+
+
+def test_an_argument_that_nobody_has_is_named() -> None:
+    leaves = inputs(random_gaussians(0, 3), torch.zeros(3, 2), [random_camera(0, 8, 8)], like("cpu"))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'near'"):
+        rasterize(**leaves, near=1)
+
+
+def test_a_call_of_gsplat_with_every_default_spelled_out_can_stay() -> None:
+    theirs = inspect.signature(rasterization).parameters.items()
+    defaults = {
+        name: option.default for name, option in theirs if option.default is not inspect.Parameter.empty
+    }
+    leaves = inputs(random_gaussians(41, 9), torch.ones(9, 2), [random_camera(41, 8, 8)], like("cpu"))
+    images, alphas, _ = rasterize(**leaves, **defaults)
+    wanted, _, _ = rasterize(**leaves)
+    assert torch.equal(images, wanted)
+    assert images.max() > 0.5
+    assert torch.equal(rasterize(**leaves, channel_chunk=1, segmented=True)[1], alphas)

@@ -3,12 +3,12 @@
 A backend is a module with two functions, which are called with keyword arguments:
 
     rasterize(means, quats, scales, opacities, colors, viewmats, Ks, width, height, *, near_plane, far_plane,
-              eps2d, sh_degree, backgrounds, render_mode, rasterize_mode, absgrad) -> (colors, alphas, info)
+              eps2d, sh_degree, backgrounds, render_mode, rasterize_mode, absgrad, packed)
+        -> (colors, alphas, info)
     blending_weights(gaussians, camera, *, pixels, minimum) -> Weights, on the CPU
 
 It may leave out any keyword-only argument of `rasterize`: a value that departs from the default is then
-refused by name; one that takes `packed` packs its info itself. The results are those of gsplat 1.5.3
-(`gsplat.rasterization`, pinhole cameras, no skew):
+refused by name. The results are those of gsplat 1.5.3 (`gsplat.rasterization`, pinhole cameras, no skew):
 
 - alpha = min(0.999, opacity exp(-sigma)), skipped below 1/255; a pixel ends before the pair that would take
   its transmittance to 1e-4 or less; Gaussians of equal depth keep their order.
@@ -17,7 +17,11 @@ refused by name; one that takes `packed` packs its info itself. The results are 
   pixels, int32; 0 for an invisible Gaussian, whose other entries of info mean nothing.
 - info holds at least means2d [C N 2] (in the autograd graph: `retain_grad()` gives its gradient, per pixel;
   with absgrad, backward sets `means2d.absgrad`, the sum of each pixel's absolute gradient), radii [C N 2],
-  depths [C N], width, height, n_cameras, and camera_ids = gaussian_ids = None: what gsplat's strategies read.
+  depths, opacities [C N], conics [C N 3], width, height, n_cameras, and camera_ids = gaussian_ids = None: what
+  gsplat's strategies read.
+- Packed, it holds rows of the visible Gaussians only, [nnz ...] instead of [C N ...], with their camera_ids and
+  gaussian_ids [nnz] int64: camera after camera, by ascending id. Images come of these rows: means2d has its
+  gradient and its absgrad as above.
 - Gradients reach means, quats, scales, opacities, colors and backgrounds. Cameras need not get any.
 """
 
@@ -34,7 +38,6 @@ from torch import Tensor
 
 from gs_lift.errors import ConfigError, pick
 from gs_lift.gaussians import Gaussians
-from gs_lift.rendering.packing import pack
 from gs_lift.rendering.weights import Weights
 from gs_lift.scene import Camera
 
@@ -50,6 +53,27 @@ RENDER_MODES = {"RGB": False, "D": True, "ED": True, "RGB+D": True, "RGB+ED": Tr
 
 RASTERIZE_MODES = {"classic": False, "antialiased": True}
 """What `rasterize_mode` may be, and whether opacities make up for eps2d (Mip-Splatting)."""
+
+ONLY_GSPLATS: dict[str, Any] = {
+    "radius_clip": 0.0,
+    "tile_size": 16,
+    "sparse_grad": False,
+    "distributed": False,
+    "camera_model": "pinhole",
+    "covars": None,
+    "with_ut": False,
+    "with_eval3d": False,
+    "radial_coeffs": None,
+    "tangential_coeffs": None,
+    "thin_prism_coeffs": None,
+    "ftheta_coeffs": None,
+    "rolling_shutter": "GLOBAL",
+    "viewmats_rs": None,
+}
+"""Arguments of `gsplat.rasterization` that are not ours, and gsplat's default, the one value that is taken."""
+
+UNUSED = ("channel_chunk", "segmented")
+"""Arguments of `gsplat.rasterization` that change how it works and never what it gives: taken, and not used."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +111,18 @@ def rasterize(
     absgrad: bool = False,
     packed: bool = False,
     backend: str = "cpu",
+    **others: Any,
 ) -> tuple[Float[Tensor, "C H W X"], Float[Tensor, "C H W 1"], dict[str, Any]]:
     """Colours, alphas and info of C cameras, as `gsplat.rasterization` gives them.
 
     colors: values [N D], or spherical harmonics [N K 3] up to `sh_degree` where that is given (then colour is
     max(0, SH + 0.5)). The last of the X channels is the depth where `render_mode` has one. packed: info has rows
-    of the visible Gaussians only (see packing.pack); gsplat's own default is True. Other arguments of gsplat's
-    are a TypeError, which names them. Raises ConfigError for an unknown value or an argument that the backend
-    does not take, BackendError where it is not here.
+    of the visible Gaussians only (see the module); gsplat's own default is True. others: gsplat's further
+    arguments, so that a call of it can stay as it is: their defaults are taken (ONLY_GSPLATS), other values
+    refused. Raises ConfigError for an unknown value or an argument that is not taken, TypeError for one that gsplat
+    has not either, BackendError where the backend is not here.
     """
+    _refuse(others)
     pick(RENDER_MODES, render_mode, "render_mode")
     pick(RASTERIZE_MODES, rasterize_mode, "rasterize_mode")
     if sh_degree is not None and (colors.dim() != 3 or (sh_degree + 1) ** 2 > colors.shape[1]):
@@ -105,7 +132,8 @@ def rasterize(
         )
     if sh_degree is None and colors.dim() != 2:
         raise ConfigError(
-            f"colors {list(colors.shape)} are spherical harmonics: give sh_degree, or colors [N D]"
+            f"colors {list(colors.shape)}: give sh_degree for spherical harmonics [N K 3], "
+            "or colors [N D] that are the same for all cameras"
         )
     module = pick(BACKENDS, backend, "backend")()
     options = {
@@ -117,11 +145,9 @@ def rasterize(
         "render_mode": render_mode,
         "rasterize_mode": rasterize_mode,
         "absgrad": absgrad,
+        "packed": packed,
     }
-    packs = "packed" in inspect.signature(module.rasterize).parameters
-    if packs:
-        options["packed"] = packed
-    images, alphas, info = module.rasterize(
+    return module.rasterize(
         means=means,
         quats=quats,
         scales=scales,
@@ -133,7 +159,21 @@ def rasterize(
         height=height,
         **_accepted(module, options, backend),
     )
-    return images, alphas, pack(info) if packed and not packs else info
+
+
+def _refuse(others: dict[str, Any]) -> None:
+    """Raise for the first argument that is not gsplat's, or asks of gsplat what we do not have."""
+    for name, value in others.items():
+        if name not in ONLY_GSPLATS and name not in UNUSED:
+            raise TypeError(f"rasterize() got an unexpected keyword argument {name!r}")
+        if name in UNUSED:
+            continue
+        # rolling_shutter is a member of an enum of gsplat's, which need not be installed.
+        given = "tensor" if isinstance(value, Tensor) else getattr(value, "name", value)
+        if given != ONLY_GSPLATS[name]:
+            raise ConfigError(
+                f"{name}={given!r} is not here, only gsplat's default {ONLY_GSPLATS[name]!r}; leave it out"
+            )
 
 
 def _accepted(module: ModuleType, options: dict[str, Any], backend: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ kernels are compiled for AVX-512, AVX2 and a portable baseline; the environment 
 avx2, baseline) overrides the choice.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from gs_lift.errors import BackendError, ConfigError
 from gs_lift.gaussians import Gaussians
+from gs_lift.rendering.packing import VisiblePairs
 from gs_lift.rendering.weights import Weights
 from gs_lift.scene import Camera
 from gs_lift.threads import kernel_threads
@@ -165,7 +167,10 @@ class _Harmonics(torch.autograd.Function):
 
 
 class _Blend(torch.autograd.Function):
-    """means2d, conics, opacities, colors, backgrounds -> images, alphas."""
+    """means2d, conics, opacities, colors, backgrounds -> images, alphas.
+
+    What is of Gaussians is [C N ...] or packed [nnz ...]; `parts` says where each camera's rows lie.
+    """
 
     @staticmethod
     def forward(
@@ -177,33 +182,34 @@ class _Blend(torch.autograd.Function):
         backgrounds: Tensor | None,
         depths: Tensor,
         radii: Tensor,
+        parts: Sequence[int | slice],
         size: tuple[int, int],
         absgrad: bool,
     ) -> tuple[Tensor, Tensor]:
         (width, height), threads = size, kernel_threads()
-        cameras, channels = colors.shape[0], colors.shape[2]
+        cameras, channels = len(parts), colors.shape[-1]
         images, left = (
             colors.new_empty(cameras, height, width, channels),
             colors.new_empty(cameras, height, width),
         )
         frames = []
-        for c in range(cameras):
+        for c, part in enumerate(parts):
             frame = _native.Frame()
             frame.build(
-                means2d[c].detach(),
-                conics[c].detach(),
-                opacities[c].detach(),
-                depths[c].detach(),
-                radii[c],
+                means2d[part].detach(),
+                conics[part].detach(),
+                opacities[part].detach(),
+                depths[part].detach(),
+                radii[part],
                 width,
                 height,
                 threads,
             )
             background = None if backgrounds is None else backgrounds[c].detach()
-            frame.blend(colors[c].detach(), background, images[c], left[c], threads)
+            frame.blend(colors[part].detach(), background, images[c], left[c], threads)
             frames.append(frame)
         ctx.save_for_backward(means2d, conics, opacities, colors, images, left)
-        ctx.frames, ctx.absgrad = frames, absgrad
+        ctx.frames, ctx.parts, ctx.absgrad = frames, parts, absgrad
         ctx.set_materialize_grads(False)
         return images, (1 - left)[..., None]
 
@@ -222,22 +228,22 @@ class _Blend(torch.autograd.Function):
         v_absolute = torch.empty_like(means2d) if geometry and ctx.absgrad else None
         v_colors = means2d.new_empty(colors.shape) if ctx.needs_input_grad[3] else None
         if geometry or v_colors is not None:
-            for c, frame in enumerate(ctx.frames):
+            for c, (frame, part) in enumerate(zip(ctx.frames, ctx.parts, strict=True)):
                 outputs = (v_means2d, v_conics, v_opacities, v_colors, v_absolute)
                 frame.blend_backward(
-                    opacities[c].detach(),
-                    colors[c].detach(),
+                    opacities[part].detach(),
+                    colors[part].detach(),
                     images[c],
                     left[c],
                     v_images[c],
                     v_left[c],
-                    *(None if v is None else v[c] for v in outputs),
+                    *(None if v is None else v[part] for v in outputs),
                     kernel_threads(),
                 )
         if v_absolute is not None:
             means2d.absgrad = v_absolute
         v_backgrounds = (v_images * left[..., None]).sum(dim=(1, 2)) if ctx.needs_input_grad[4] else None
-        return v_means2d, v_conics, v_opacities, v_colors, v_backgrounds, None, None, None, None
+        return v_means2d, v_conics, v_opacities, v_colors, v_backgrounds, *5 * [None]
 
 
 def rasterize(
@@ -259,6 +265,7 @@ def rasterize(
     render_mode: str = "RGB",
     rasterize_mode: str = "classic",
     absgrad: bool = False,
+    packed: bool = False,
 ) -> tuple[Float[Tensor, "C H W X"], Float[Tensor, "C H W 1"], dict[str, Any]]:
     """As `gs_lift.rendering.rasterize`. A Gaussian with a parameter that is not finite is not seen."""
     check(means, quats, scales, opacities, colors, viewmats, Ks, width, height, backgrounds, render_mode)
@@ -278,6 +285,14 @@ def rasterize(
         values = _Harmonics.apply(means, colors, viewmats, radii, sh_degree)
     else:
         values = colors[None] if cameras == 1 else colors.expand(cameras, -1, -1)
+    pairs: VisiblePairs | None = None
+    parts: Sequence[int | slice] = range(cameras)
+    if packed:
+        pairs = VisiblePairs.of(radii)
+        parts = pairs.rows(cameras)
+        means2d, conics, depths, effective, values, radii = (
+            pairs.pack(tensor) for tensor in (means2d, conics, depths, effective, values, radii)
+        )
     if render_mode in ("D", "ED"):
         values, backgrounds = depths[..., None], None
     elif render_mode != "RGB":
@@ -288,7 +303,7 @@ def rasterize(
         backgrounds = backgrounds.float().contiguous()
 
     images, alphas = _Blend.apply(
-        means2d, conics, effective, values, backgrounds, depths, radii, (width, height), absgrad
+        means2d, conics, effective, values, backgrounds, depths, radii, parts, (width, height), absgrad
     )
     if render_mode in ("ED", "RGB+ED"):
         images = torch.cat([images[..., :-1], images[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
@@ -304,8 +319,8 @@ def rasterize(
         "tile_size": TILE,
         "tile_width": -(-width // TILE),
         "tile_height": -(-height // TILE),
-        "camera_ids": None,
-        "gaussian_ids": None,
+        "camera_ids": None if pairs is None else pairs.camera_ids,
+        "gaussian_ids": None if pairs is None else pairs.gaussian_ids,
     }
     return images, alphas, info
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from gs_lift.errors import BackendError
 from gs_lift.gaussians import Gaussians
 from gs_lift.rendering import reference
-from gs_lift.rendering.packing import pack
 from gs_lift.rendering.weights import Weights
 from gs_lift.scene import Camera
 
@@ -97,12 +96,12 @@ def rasterize(
         "render_mode": render_mode,
         "rasterize_mode": rasterize_mode,
         "absgrad": absgrad,
+        "packed": packed,
     }
     if len(means) == 0:
         # gsplat divides by the number of Gaussians; the oracle returns the background.
-        images, alphas, info = reference.rasterize(**arguments)
-        return images, alphas, pack(info) if packed else info
-    return rasterization(**taking(rasterization, arguments | {"packed": packed}))
+        return reference.rasterize(**arguments)
+    return rasterization(**taking(rasterization, arguments))
 
 
 def blending_weights(

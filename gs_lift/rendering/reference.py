@@ -8,7 +8,7 @@ xy, yy of the inverse of Sigma'; sigma = d^T Sigma'^-1 d / 2 for d = pixel centr
 w_i = alpha_i prod_{j<i} (1 - alpha_j).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import SH_C0, pixel_centers, quats_to_rotmats
+from gs_lift.rendering.packing import VisiblePairs
 from gs_lift.rendering.weights import Weights
 from gs_lift.scene import Camera
 
@@ -33,16 +34,16 @@ PAIRS_AT_ONCE = 1 << 22
 
 @dataclass(frozen=True)
 class Projection:
-    """Gaussians in C images. Entries of an invisible Gaussian are 0."""
+    """Gaussians in C images: [C N ...], or packed [nnz ...]. Entries of an invisible Gaussian are 0."""
 
-    means2d: Float[Tensor, "C N 2"]
-    depths: Float[Tensor, "C N"]
-    conics: Float[Tensor, "C N 3"]
-    opacities: Float[Tensor, "C N"]
-    radii: Int[Tensor, "C N 2"]
+    means2d: Float[Tensor, "*rows 2"]
+    depths: Float[Tensor, "*rows"]
+    conics: Float[Tensor, "*rows 3"]
+    opacities: Float[Tensor, "*rows"]
+    radii: Int[Tensor, "*rows 2"]
 
     @property
-    def visible(self) -> Bool[Tensor, "C N"]:
+    def visible(self) -> Bool[Tensor, "*rows"]:
         return (self.radii > 0).all(dim=-1)
 
 
@@ -188,33 +189,36 @@ def _chunks(pixels: int, gaussians: int) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _front_to_back(projection: Projection, camera: int) -> Int[Tensor, "M"]:
-    """Ids of the visible Gaussians by depth; the lower id first where depths are equal."""
-    ids = projection.visible[camera].nonzero()[:, 0]
-    return ids[torch.argsort(projection.depths[camera, ids].detach(), stable=True)]
+def _front_to_back(projection: Projection, part: int | slice) -> Int[Tensor, "M"]:
+    """Rows of a camera's part that are visible, by depth; the lower row first where depths are equal."""
+    rows = projection.visible[part].nonzero()[:, 0]
+    return rows[torch.argsort(projection.depths[part][rows].detach(), stable=True)]
 
 
 def _blend(
     projection: Projection,
-    camera: int,
+    part: int | slice,
     values: Float[Tensor, "N X"],
     centers: Float[Tensor, "P 2"],
     absgrad: bool,
 ) -> tuple[Float[Tensor, "P X"], Float[Tensor, "P"]]:
-    """The image without background, and the transmittance left, at each pixel of one camera."""
-    order = _front_to_back(projection, camera)
+    """The image without background, and the transmittance left, at each pixel of one camera.
+
+    part: where its rows of the projection lie: its number, or a slice where the projection is packed.
+    """
+    order = _front_to_back(projection, part)
     means2d = projection.means2d
-    conics, opacities = projection.conics[camera, order], projection.opacities[camera, order]
+    conics, opacities = projection.conics[part][order], projection.opacities[part][order]
 
     def add_absolute(gradient: Tensor) -> None:
         if getattr(means2d, "absgrad", None) is None:
             means2d.absgrad = torch.zeros_like(means2d)  # type: ignore[attr-defined]
-        means2d.absgrad[camera, order] += gradient.abs().sum(dim=0)  # type: ignore[attr-defined]
+        means2d.absgrad[part][order] += gradient.abs().sum(dim=0)  # type: ignore[attr-defined]
 
     images, lefts = [], []
     for chunk in _chunks(len(centers), len(order)):
         # Each pixel gets its own copy of the means: absgrad is the sum of their absolute gradients.
-        copies = means2d[camera, order].expand(len(centers[chunk]), -1, -1)
+        copies = means2d[part][order].expand(len(centers[chunk]), -1, -1)
         if absgrad and copies.requires_grad:
             copies.register_hook(add_absolute)
         weights, left = pixel_weights(centers[chunk, None] - copies, conics, opacities)
@@ -242,6 +246,7 @@ def rasterize(
     render_mode: str = "RGB",
     rasterize_mode: str = "classic",
     absgrad: bool = False,
+    packed: bool = False,
 ) -> tuple[Float[Tensor, "C H W X"], Float[Tensor, "C H W 1"], dict[str, Any]]:
     """As `gs_lift.rendering.rasterize`."""
     projection = project(
@@ -262,6 +267,13 @@ def rasterize(
         if sh_degree is None
         else sh_colors(sh_degree, means, colors, viewmats)
     )
+    pairs: VisiblePairs | None = None
+    parts: Sequence[int | slice] = range(len(viewmats))
+    if packed:
+        pairs = VisiblePairs.of(projection.radii)
+        parts = pairs.rows(len(viewmats))
+        projection = Projection(**{name: pairs.pack(tensor) for name, tensor in vars(projection).items()})
+        values = pairs.pack(values)
     if render_mode in ("D", "ED"):
         values, backgrounds = values[..., :0], None
     if render_mode != "RGB":
@@ -270,7 +282,7 @@ def rasterize(
             backgrounds = torch.cat([backgrounds, torch.zeros_like(backgrounds[:, :1])], dim=-1)
 
     centers = pixel_centers(height, width).reshape(-1, 2).to(means)
-    blended = [_blend(projection, c, values[c], centers, absgrad) for c in range(len(viewmats))]
+    blended = [_blend(projection, part, values[part], centers, absgrad) for part in parts]
     images = torch.stack([image for image, _ in blended])
     left = torch.stack([left for _, left in blended])[..., None]
     if backgrounds is not None:
@@ -287,8 +299,8 @@ def rasterize(
         "width": width,
         "height": height,
         "n_cameras": len(viewmats),
-        "camera_ids": None,
-        "gaussian_ids": None,
+        "camera_ids": None if pairs is None else pairs.camera_ids,
+        "gaussian_ids": None if pairs is None else pairs.gaussian_ids,
     }
     return images.unflatten(1, (height, width)), alphas.unflatten(1, (height, width)), info
 
