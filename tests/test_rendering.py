@@ -542,7 +542,7 @@ def test_packed_or_not_the_images_and_gradients_are_the_same(backend: str, rende
         results.append({"images": images.detach(), "alphas": alphas.detach(), **grads})
     for name, wanted in results[0].items():
         if wanted is not None and results[1][name] is not None:
-            assert_close(name, results[1][name], wanted, 1e-5)
+            assert_close(name, results[1][name], wanted, 1e-4)
     assert results[1]["means"].abs().max() > 1
 
 
@@ -574,7 +574,7 @@ def test_gsplats_strategies_read_the_same_of_packed_info(backend: str, absgrad: 
         strategy.step_post_backward({"means": arguments["means"]}, {}, state, 1, info, packed=packed)
         states.append(state)
     assert torch.equal(states[1]["count"], states[0]["count"])
-    assert_close("grad2d", states[1]["grad2d"], states[0]["grad2d"], 1e-5)
+    assert_close("grad2d", states[1]["grad2d"], states[0]["grad2d"], 1e-4)
 
 
 @EVERY_BACKEND
