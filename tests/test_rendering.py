@@ -150,7 +150,7 @@ def compare(
         assert_close(name, got_info[name].detach().cpu()[visible], info[name].detach()[visible], 1e-4)
     wanted = info["means2d"].grad * visible[..., None]
     assert_close(
-        "gradient of means2d", got_info["means2d"].grad.cpu() * visible[..., None], wanted, case.tolerance
+        "gradient of means2d", got_info["means2d"].grad.cpu() * visible[..., None], wanted, tolerance
     )
     if options.get("absgrad"):
         absgrad = got_info["means2d"].absgrad.cpu() * visible[..., None]
