@@ -266,7 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
     except GsLiftError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; the same command goes on from here", code=130)
+        _fail("stopped; run the same command again to finish", code=130)
     except OSError as error:
         _fail(f"{error.filename or 'file'}: {error.strerror or error}")
     except Exception as error:

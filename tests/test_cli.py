@@ -274,7 +274,7 @@ def test_ctrl_c_stops_with_130_and_the_same_command_goes_on(workplace: Path, tmp
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert b"the same command goes on from here" in errors
+    assert b"run the same command again to finish" in errors
     assert not list(tmp_path.rglob("*.part*"))
     last = max(int(path.stem.split("_")[1]) for path in checkpoints.glob("step_*.pt"))
     assert gslift(*arguments, cwd=tmp_path).returncode == 0
