@@ -86,8 +86,8 @@ def run(
     interpreter = Path(sys.executable).resolve()
     packages = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
     if aarch64:
-        emulator, packages = ["qemu-aarch64", "-L", str(aarch64 / "root")], str(aarch64 / "site-packages")
-        interpreter = aarch64 / "root/usr/bin/python3.11"
+        emulator, packages = ["qemu-aarch64", "-L", str(aarch64 / "sysroot")], str(aarch64 / "site-packages")
+        interpreter = aarch64 / "sysroot/usr/bin/python3.11"
     environment = {name: value for name, value in os.environ.items() if name != "GS_LIFT_SIMD"}
     if simd:
         environment["GS_LIFT_SIMD"] = simd
