@@ -30,6 +30,7 @@ from gs_lift.progress import OnStep
 from gs_lift.rendering import blending_weights, render
 from gs_lift.scene import Camera, Scene, View
 from gs_lift.segmentation import VOID, Classes, Embeddings, Instances, Segments
+from gs_lift.sparse import strongest
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def panoptic(
     probabilities = blend @ embeddings.semantic.detach().cpu().double().softmax(dim=1).numpy()
     semantic, share = _classes_of_pixels(probabilities, classes)
     is_thing = np.array([*classes.is_thing, False])  # the last one is VOID
-    winner, votes = _strongest(blend @ _membership(instances, is_thing, weights.columns))
+    winner, votes = strongest(blend @ _membership(instances, is_thing, weights.columns))
     thing = is_thing[semantic]
     instance = np.where(thing, winner, -1)
     taken = instance >= 0
@@ -201,21 +202,6 @@ def _membership(instances: Instances, is_thing: np.ndarray, count: int) -> scipy
     members = np.flatnonzero(eligible[labels])
     entries = (np.ones(len(members)), (members, labels[members]))
     return scipy.sparse.csr_array(entries, shape=(count, len(instances)))
-
-
-def _strongest(votes: scipy.sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row the column with the largest positive value, the first of equals, and the value; -1 and 0 if none."""
-    votes.sort_indices()
-    counts = np.diff(votes.indptr)
-    filled = np.flatnonzero(counts)
-    winner, value = np.full(len(counts), -1), np.zeros(len(counts))
-    if len(filled):
-        best = np.maximum.reduceat(votes.data, votes.indptr[filled])
-        row = np.repeat(np.arange(len(filled)), counts[filled])
-        hits = np.flatnonzero(votes.data == best[row])
-        first = hits[np.unique(row[hits], return_index=True)[1]]
-        winner[filled], value[filled] = votes.indices[first], best
-    return winner, value
 
 
 _NO_OBJECTS: dict[str, Any] = dict.fromkeys(

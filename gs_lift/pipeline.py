@@ -28,7 +28,7 @@ from gs_lift.progress import OnStep
 from gs_lift.report import Strip, contact_sheet
 from gs_lift.run import STAGES, Run, sha256, start_run
 from gs_lift.scene import Scene
-from gs_lift.segmentation import Embeddings, Instances, Parts
+from gs_lift.segmentation import Embeddings, Evidence, Instances, Parts
 from gs_lift.splats import load_splat
 from gs_lift.threads import torch_on_one_thread
 
@@ -167,8 +167,8 @@ def _lift_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> N
             checkpoints=checkpoints,
             on_step=on_step,
         )
-        tensors = {name: tensor.detach().cpu() for name, tensor in vars(embeddings).items()}
-        write_atomic(run.result("lift"), lambda file: torch.save(tensors, file))
+        content = vars(embeddings) | {"evidence": vars(embeddings.evidence) if embeddings.evidence else None}
+        write_atomic(run.result("lift"), lambda file: torch.save(content, file))
         checkpoints.clear()
 
 
@@ -182,7 +182,10 @@ def read_embeddings(run: Run) -> Embeddings:
     """The embeddings of a run. Raises RunError if nothing was lifted yet."""
     _require(run, "lift")
     with _readable(run.result("lift")):
-        return Embeddings(**torch.load(run.result("lift"), weights_only=True))
+        saved = torch.load(run.result("lift"), weights_only=True)
+        return Embeddings(
+            **saved | {"evidence": Evidence(**saved["evidence"]) if saved.get("evidence") else None}
+        )
 
 
 def read_instances(run: Run) -> Instances:

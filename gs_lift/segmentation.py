@@ -1,6 +1,7 @@
 """What is known of objects: in one image (Segments), per Gaussian (Embeddings), in the scene (Instances)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -40,20 +41,47 @@ class Segments:
     confidence: Float[Tensor, "H W"]
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What the 2D segments of the training views cover: the blending weight of each Gaussian within each of them.
+
+    A sparse matrix of R regions, view after view: every segment of a thing, every stuff class, and what is neither.
+    Its sum over the regions of a view is how much that view shows of each Gaussian, in pixels.
+
+    view: number of the view that each region is of, from 0. kind: THING, STUFF or UNKNOWN.
+    indptr, indices, values: compressed sparse rows; values are float16 or float32.
+    """
+
+    view: Int[Tensor, "R"]
+    kind: Int[Tensor, "R"]
+    indptr: Int[Tensor, "R1"]
+    indices: Int[Tensor, "nnz"]
+    values: Float[Tensor, "nnz"]
+
+    THING: ClassVar[int] = 1
+    STUFF: ClassVar[int] = 0
+    UNKNOWN: ClassVar[int] = -1
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+
 @dataclass
 class Embeddings:
-    """What lifting learns for each Gaussian.
+    """What lifting learns for each Gaussian, and what it learns from.
 
     fast: instance embedding, learnt by gradient.
     slow: its exponential moving average (Contrastive Lift, section 3.2).
     semantic: class logits.
     visibility: total blending weight over all training pixels; 0 = never seen.
+    evidence: what the segments cover; None where nobody kept it: then instances are made by the embeddings alone.
     """
 
     fast: Float[Tensor, "N D"]
     slow: Float[Tensor, "N D"]
     semantic: Float[Tensor, "N S"]
     visibility: Float[Tensor, "N"]
+    evidence: Evidence | None = None
 
     def __len__(self) -> int:
         return len(self.fast)

@@ -18,7 +18,7 @@ from settings import TINY_SETTINGS
 from gs_lift.ply import read_labels, read_splat
 
 SYNTH = ["--objects", "4", "--views", "10", "--size", "48", "--seed", "1", "--noise", "easy"]
-SETTINGS = [word for setting in TINY_SETTINGS for word in ("--set", setting)]
+SETTINGS = [word for setting in (*TINY_SETTINGS, "data.init=depth") for word in ("--set", setting)]
 
 
 @pytest.fixture(scope="module")

@@ -7,46 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from balls import BOOK, MUG, ROOM, scene
 
 from gs_lift.clustering import CLUSTERERS, ClusterConfig, cluster, recut, recut_instances, saved_tree
 from gs_lift.clustering.constraints import Constraints, Link
 from gs_lift.errors import ConfigError
 from gs_lift.gaussians import Gaussians
 from gs_lift.segmentation import Classes, Embeddings, Instances
-
-ROOM = Classes(("floor", "mug", "book"), (False, True, True))
-FLOOR, MUG, BOOK = 0, 1, 2
-
-
-def scene(
-    objects: list[tuple[tuple[float, float, float], int, int, int]], *, floor: int = 200, seed: int = 0
-) -> tuple[Gaussians, Embeddings, np.ndarray]:
-    """Balls of radius 0.1 at a place, with an embedding's number, a class and a number of Gaussians; and a floor."""
-    rng = np.random.default_rng(seed)
-    codes = rng.normal(size=(50, 8))
-    means, fast, classes, truth = [], [], [], []
-    for number, (place, code, semantic, count) in enumerate(objects):
-        means.append(np.array(place) + rng.uniform(-0.06, 0.06, size=(count, 3)))
-        fast.append(codes[code] + 0.03 * rng.normal(size=(count, 8)))
-        classes += [semantic] * count
-        truth += [number] * count
-    means.append(rng.uniform([-2, -2, -0.5], [2, 2, -0.4], size=(floor, 3)))
-    fast.append(rng.normal(size=(floor, 8)))
-    classes += [FLOOR] * floor
-    truth += [-1] * floor
-    points = torch.from_numpy(np.concatenate(means)).float()
-    embeddings = Embeddings(
-        fast=torch.from_numpy(np.concatenate(fast)).float(),
-        slow=torch.from_numpy(np.concatenate(fast)).float(),
-        semantic=6.0 * torch.nn.functional.one_hot(torch.tensor(classes, dtype=torch.int64), 3).float(),
-        visibility=torch.from_numpy(rng.uniform(5, 50, size=len(points))).float(),
-    )
-    return (
-        Gaussians.from_points(points, torch.zeros(len(points), 3), sh_degree=0),
-        embeddings,
-        np.array(truth),
-    )
-
 
 THREE = [((0.0, 0, 0), 0, MUG, 120), ((1.0, 0, 0), 1, BOOK, 200), ((0.0, 1, 0), 2, MUG, 80)]
 
@@ -159,7 +126,8 @@ def test_noise_joins_where_space_and_embedding_agree_and_only_there() -> None:
 def test_the_order_of_the_gaussians_does_not_matter() -> None:
     gaussians, embeddings, _ = scene(THREE)
     order = torch.from_numpy(np.random.default_rng(1).permutation(len(gaussians)))
-    moved = Embeddings(*(tensor[order] for tensor in vars(embeddings).values()))
+    tensors = embeddings.fast, embeddings.slow, embeddings.semantic, embeddings.visibility
+    moved = Embeddings(*(tensor[order] for tensor in tensors))
     straight = cluster(embeddings, gaussians, ROOM)
     shuffled = cluster(moved, gaussians.rows(order), ROOM)
     assert (shuffled.labels == straight.labels[order]).float().mean() > 0.99

@@ -94,8 +94,10 @@ def lift_quickly(scene: Scene, config: LiftConfig = QUICK, **options: object) ->
 
 
 def assert_same(one: Embeddings, other: Embeddings) -> None:
-    for name, tensor in vars(one).items():
-        assert torch.equal(tensor, getattr(other, name)), name
+    for left, right in ((one, other), (one.evidence, other.evidence)):
+        for name, value in vars(left).items():
+            if isinstance(value, Tensor):
+                assert torch.equal(value, getattr(right, name)), name
 
 
 def spread_and_gaps(embeddings: Embeddings) -> tuple[float, Tensor]:

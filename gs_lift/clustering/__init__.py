@@ -1,17 +1,18 @@
-"""Embeddings -> instances: HDBSCAN over the Gaussians of things, then what clustering alone cannot know.
+"""Embeddings -> instances: HDBSCAN over the Gaussians of things, then what the segments of all views agree on.
 
 `cluster` is the stage of the line, `recut_instances` cuts its tree again by other settings or constraints.
 `cluster_points` clusters any array; `recut` cuts its tree again.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gs_lift.clustering.consensus import Joins, Regions, drop_light, join_nodes, wanted_agreement
 from gs_lift.clustering.constraints import Constraints, link, read_constraints, rejoin
 from gs_lift.clustering.density import (
     Clustering,
@@ -21,7 +22,7 @@ from gs_lift.clustering.density import (
     recut,
     spanning_tree,
 )
-from gs_lift.clustering.hierarchy import Tree, outlier_scores
+from gs_lift.clustering.hierarchy import Cut, Floats, Ints, Tree, outlier_scores
 from gs_lift.clustering.instances import (
     NOBODY,
     Space,
@@ -33,13 +34,14 @@ from gs_lift.clustering.instances import (
     things_of,
     vote_classes,
 )
-from gs_lift.clustering.parts import find_parts
+from gs_lift.clustering.parts import find_parts, parts_of_clusters, parts_of_joins
 from gs_lift.clustering.prediction import approximate_predict
 from gs_lift.clustering.selection import MIDDLE
 from gs_lift.clustering.settings import OF_THE_TREE, ClusterConfig
+from gs_lift.clustering.votes import vote
 from gs_lift.errors import pick
 from gs_lift.gaussians import Gaussians
-from gs_lift.segmentation import Classes, Embeddings, Instances
+from gs_lift.segmentation import Classes, Embeddings, Evidence, Instances
 
 __all__ = [
     "CLUSTERERS",
@@ -63,6 +65,9 @@ __all__ = [
 OUTLIERS = 0.02
 """Share of the Gaussians that stay out of the only object of a room."""
 
+LIGHT = 0.5
+"""Share of the least weight of a cluster that is enough where the segments agree on it: they, not density, vouch."""
+
 
 def cluster(
     embeddings: Embeddings,
@@ -85,7 +90,7 @@ def cluster(
     config = config or ClusterConfig()
     things = things_of(embeddings, gaussians, classes, config)
     tree = pick(CLUSTERERS, config.method, "cluster.method")(things, config, seed)
-    return _cut(things, tree, classes, config, constraints or Constraints())
+    return _cut(things, tree, embeddings.evidence, None, classes, config, constraints or Constraints())
 
 
 def recut_instances(
@@ -104,7 +109,8 @@ def recut_instances(
     """
     space = Space(**_arrays(Space, instances.tree))
     things = things_of(embeddings, gaussians, classes, config, space)
-    return _cut(things, saved_tree(instances.tree), classes, config, constraints or Constraints())
+    tree, joins = saved_tree(instances.tree), Joins.saved(instances.tree)
+    return _cut(things, tree, embeddings.evidence, joins, classes, config, constraints or Constraints())
 
 
 def saved_tree(tree: Mapping[str, Tensor]) -> Tree:
@@ -117,8 +123,61 @@ def _arrays(kind: type[Tree] | type[Space], saved: Mapping[str, Tensor]) -> dict
 
 
 def _cut(
-    things: Things, tree: Tree, classes: Classes, config: ClusterConfig, constraints: Constraints
+    things: Things,
+    tree: Tree,
+    evidence: Evidence | None,
+    joins: Joins | None,
+    classes: Classes,
+    config: ClusterConfig,
+    constraints: Constraints,
 ) -> Instances:
+    """joins: as they were made for another cut, None = not yet."""
+    if evidence is None or not config.consensus or not len(things):
+        labels, scores, cut = _clusters_in_space(things, tree, config, constraints)
+        labels, _ = number_by_weight(labels, np.ones(len(things)))
+        parts = find_parts(
+            things, labels, parts_of_clusters(cut, tree.leaf), config.least_weight(len(things))
+        )
+        joins = None
+    else:
+        regions = Regions.of(evidence, things)
+        joins = _joins(regions, things, tree, config, joins)
+        wanted = wanted_agreement(config.granularity)
+        labels = drop_light(things, joins.cut(wanted), LIGHT * config.least_weight(len(things)))
+        labels, scores = vote(regions, labels, config.votes)
+        if constraints:
+            labels = rejoin(things.rows, link(tree, things.rows, labels, constraints), constraints)
+            scores = np.where(np.isin(things.rows, constraints.must_gaussians), 1.0, scores)
+        labels, _ = number_by_weight(labels, np.ones(len(things)))
+        parts = find_parts(things, labels, parts_of_joins(joins, wanted), config.least_weight(len(things)))
+    arrays = tree.arrays() | vars(things.space) | (vars(joins) if joins else {})
+    return Instances(
+        labels=torch.from_numpy(things.spread(labels, NOBODY)),
+        scores=torch.from_numpy(things.spread(np.where(labels == NOBODY, 0.0, scores), 0.0)).float(),
+        classes=vote_classes(things, labels, classes),
+        tree={name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()},
+        parts=parts,
+    )
+
+
+def _joins(
+    regions: Regions, things: Things, tree: Tree, config: ClusterConfig, before: Joins | None
+) -> Joins:
+    """Those of the clusters of the middle granularity: another granularity only cuts them elsewhere."""
+    clusters, _, _ = _clusters_in_space(things, tree, replace(config, granularity=MIDDLE), Constraints())
+    if (
+        before is not None
+        and before.weight == config.embedding_views
+        and np.array_equal(before.clusters, clusters)
+    ):
+        return before
+    return join_nodes(regions, things, clusters, config.embedding_views, before.node if before else None)
+
+
+def _clusters_in_space(
+    things: Things, tree: Tree, config: ClusterConfig, constraints: Constraints
+) -> tuple[Ints, Floats, Cut]:
+    """HDBSCAN's clusters [T] with what the places of their Gaussians say, their scores [T], and the cut."""
     least = config.least_weight(len(things))
     found, whole = _clusters(tree, config, least)
     labels, scores = found.labels, found.probabilities
@@ -135,21 +194,12 @@ def _cut(
     labels = drop_scattered(things, labels, config.min_coherence, named)
     labels, _ = number_by_weight(labels, things.weights)
     scores = np.where(labels == NOBODY, 0.0, scores)
-    told = np.isin(things.rows, [gaussian for one in constraints.must for gaussian in one.pair])
-    scores[told] = 1.0  # not by what was learnt, but known
+    scores[np.isin(things.rows, constraints.must_gaussians)] = 1.0  # not by what was learnt, but known
     if config.noise_spread > 0:
         labels, scores = assign_noise(
             things, labels, scores, config.noise_spread, config.noise_agreement, spared
         )
-    labels, _ = number_by_weight(labels, np.ones(len(things)))
-    arrays = tree.arrays() | vars(things.space)
-    return Instances(
-        labels=torch.from_numpy(things.spread(labels, NOBODY)),
-        scores=torch.from_numpy(things.spread(scores, 0.0)).float(),
-        classes=vote_classes(things, labels, classes),
-        tree={name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()},
-        parts=find_parts(things, tree.leaf, labels, found.cut, least),
-    )
+    return labels, scores, found.cut
 
 
 def _clusters(tree: Tree, config: ClusterConfig, least: float) -> tuple[Clustering, Clustering]:

@@ -50,6 +50,11 @@ class Constraints:
         return bool(self.must or self.cannot)
 
     @property
+    def must_gaussians(self) -> Ints:
+        """All that must be linked to another, ascending."""
+        return np.unique([gaussian for one in self.must for gaussian in one.pair]).astype(np.int64)
+
+    @property
     def gaussians(self) -> Ints:
         """All that are named, ascending."""
         return np.unique([gaussian for one in self.must + self.cannot for gaussian in one.pair]).astype(

@@ -1,11 +1,13 @@
-"""The parts of instances: clusters below the chosen ones, which a finer cut would make instances of their own."""
+"""The parts of instances: what a finer cut would make instances of their own."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from gs_lift.clustering.hierarchy import Cut, Ints
+from gs_lift.clustering.consensus import Joins, granularity_beyond
+from gs_lift.clustering.hierarchy import Cut, Floats, Ints
 from gs_lift.clustering.instances import NOBODY, Things
 from gs_lift.clustering.selection import Scale
 from gs_lift.segmentation import Parts
@@ -14,43 +16,80 @@ NONE = -1
 """Of candidates: none."""
 
 
-def find_parts(things: Things, leaf: Ints, labels: Ints, cut: Cut, least: float) -> Parts:
-    """The parts of instances `labels` [T]: descendants of the chosen clusters that some granularity would choose.
+@dataclass(frozen=True)
+class Candidates:
+    """What may be parts: [C] candidates, those above before those below.
 
-    leaf: [T] of the tree. A part belongs to the instance that most of it lies in, and weighs `least` or more there; a
-    part that has no other beside it is the whole, and is left out.
+    inside: [T] the smallest candidate that each Gaussian is in. above: [C] the smallest that each is a part of; NONE =
+    none. granularity: [C] from which on each is an instance of its own.
     """
+
+    inside: Ints
+    above: Ints
+    granularity: Floats
+
+
+def parts_of_clusters(cut: Cut, leaf: Ints) -> Candidates:
+    """Descendants of the chosen clusters that some granularity would choose. leaf: [T] of the tree."""
     hierarchy = cut.hierarchy
     if not len(cut.chosen):
-        nothing = torch.zeros(0, dtype=torch.int64)
-        return Parts(nothing, nothing, torch.zeros(0), torch.full((things.count,), NOBODY))
+        return Candidates(np.full(len(leaf), NONE), np.zeros(0, dtype=np.int64), np.zeros(0))
     scale = Scale.of(hierarchy, True, np.inf)
     below = hierarchy.owners(cut.chosen) >= 0
     below[cut.chosen] = False
     beyond = np.append(scale.gone, 0.0)[hierarchy.parent]  # the threshold from which each stands alone
     candidates = np.flatnonzero(below & (scale.ratio > beyond))
     owner = np.append(hierarchy.owners(candidates), NONE)  # the last entry is that of no cluster
-    above = owner[hierarchy.parent[candidates]].tolist()
+    granularity = [scale.granularity_beyond(float(beyond[c])) for c in candidates]
     inside = np.append(owner[hierarchy.point_cluster], NONE)[leaf]
-    instance_of = _with_company(_homes(inside, labels, things.weights, above, least), above)
+    return Candidates(inside, owner[hierarchy.parent[candidates]], np.array(granularity))
+
+
+def parts_of_joins(joins: Joins, wanted: float) -> Candidates:
+    """Groups within those of the agreement `wanted` that stand when more is wanted."""
+    holds, nodes = joins.holds, len(joins.holds) - len(joins.pairs)
+    parent = np.full(len(holds), NONE)
+    for group, pair in enumerate(joins.pairs.tolist(), start=nodes):
+        parent[pair] = group
+    until = np.append(holds, -np.inf)[parent]  # the agreement that makes each one of a larger group
+    candidates = np.flatnonzero((until >= wanted) & (holds > until) & (np.arange(len(holds)) >= nodes))[::-1]
+    number = np.full(len(holds) + 1, NONE)  # the last entry is that of no group
+    number[candidates] = np.arange(len(candidates))
+    for group in range(
+        len(holds) - 1, -1, -1
+    ):  # the number of each, or of the next above that is a candidate
+        if number[group] == NONE:
+            number[group] = number[parent[group]]
+    above = np.where(parent[candidates] == NONE, NONE, number[parent[candidates]])
+    return Candidates(number[joins.node], above, granularity_beyond(until[candidates]))
+
+
+def find_parts(things: Things, labels: Ints, candidates: Candidates, least: float) -> Parts:
+    """The parts of instances `labels` [T] among the candidates.
+
+    A part belongs to the instance that most of it lies in, and weighs `least` or more there; a part that has no other
+    beside it is the whole, and is left out.
+    """
+    above = candidates.above.tolist()
+    homes = _homes(candidates.inside, labels, things.weights, above, least)
+    instance_of = _with_company(homes, above)
 
     number = {candidate: place for place, candidate in enumerate(instance_of)}
-    nearest = [NONE] * (len(candidates) + 1)  # the number of each, or of the next above that is a part
-    for candidate, up in enumerate(above):  # those above come first
+    nearest = [NONE] * (len(above) + 1)  # the number of each, or of the next above that is a part
+    for candidate, up in enumerate(above):
         nearest[candidate] = number.get(candidate, nearest[up])
     instance = np.array(list(instance_of.values()), dtype=np.int64)
-    part = np.array(nearest)[inside]
+    part = np.array(nearest)[candidates.inside]
     part[np.append(instance, NOBODY)[part] != labels] = NONE
-    granularity = [scale.granularity_beyond(float(beyond[candidates[c]])) for c in instance_of]
     return Parts(
         instance=torch.from_numpy(instance),
         parent=torch.tensor([nearest[above[c]] for c in instance_of], dtype=torch.int64),
-        granularity=torch.tensor(granularity, dtype=torch.float32),
+        granularity=torch.from_numpy(candidates.granularity[list(instance_of)]).float(),
         labels=torch.from_numpy(things.spread(part, NOBODY)),
     )
 
 
-def _homes(inside: Ints, labels: Ints, weights: np.ndarray, above: list[int], least: float) -> dict[int, int]:
+def _homes(inside: Ints, labels: Ints, weights: Floats, above: list[int], least: float) -> dict[int, int]:
     """Candidate -> the instance that most of it and of those below it lies in, where that weighs `least` or more."""
     width = int(labels.max(initial=NOBODY)) + 2
     rows = np.flatnonzero(inside >= 0)

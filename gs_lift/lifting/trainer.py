@@ -167,7 +167,7 @@ def lift(
     order = spatial_order(gaussians.means)
     gaussians = gaussians.rows(order)
     blender = Blender(gaussians, backend, config.minimum_weight)
-    views, visibility = prepare(
+    views, visibility, evidence = prepare(
         scene, blender, pixels_per_view=config.pixels_per_view, budget_gb=config.memory_budget_gb, seed=seed
     )
     state = _State.start(len(gaussians), len(scene.classes), config, seed)
@@ -192,7 +192,9 @@ def lift(
                         checkpoints.save(step, dict(state.tensors()))
                     raise
     place = torch.argsort(order.cpu())
-    return Embeddings(state.fast[place], state.slow[place], state.semantic[place], visibility[place])
+    return Embeddings(
+        state.fast[place], state.slow[place], state.semantic[place], visibility[place], evidence.result(order)
+    )
 
 
 def _resume(state: _State, checkpoints: Checkpoints | None) -> int:

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from gs_lift.errors import SceneError
 from gs_lift.gaussians import Gaussians
+from gs_lift.lifting.evidence import EvidenceOfViews
 from gs_lift.lifting.sampling import LabelledPixels, ThingPixels, candidates, labelled_pixels, thing_pixels
 from gs_lift.rendering import blending_weights
 from gs_lift.rendering.weights import PickedRows, Weights
@@ -57,8 +58,8 @@ class TrainingView:
 
 def prepare(
     scene: Scene, blender: Blender, *, pixels_per_view: int, budget_gb: float, seed: int
-) -> tuple[list[TrainingView], Float[Tensor, "N"]]:
-    """The training views that have segments, and the visibility of each Gaussian.
+) -> tuple[list[TrainingView], Float[Tensor, "N"], EvidenceOfViews]:
+    """The training views that have segments, the visibility of each Gaussian, and what the segments cover.
 
     Visibility is the blending weight summed over all pixels of all training views; where a view has more pixels than
     are used, their sum is scaled up. W stays in memory for the first views that fit into the budget.
@@ -66,13 +67,15 @@ def prepare(
     if not scene.train:
         raise SceneError(f"{scene.name}: no training views to lift from")
     visibility = torch.zeros(len(blender.gaussians), dtype=torch.float64)
-    views, used = [], 0.0
+    views: list[TrainingView] = []
+    used, evidence = 0.0, EvidenceOfViews(scene.classes)
     for number, view in enumerate(scene.train):
         generator = Generator().manual_seed(seed_of(seed, Purpose.LIFT_CANDIDATES, number))
         camera = view.camera
         pixels = candidates(camera.height, camera.width, pixels_per_view, generator)
         weights = blender(view, pixels)
-        visibility += weights.totals() * (camera.height * camera.width / len(pixels))
+        scale = camera.height * camera.width / len(pixels)
+        visibility += weights.totals() * scale
         if view.segments is None:
             continue
         segments = read_segments(view, len(scene.classes))
@@ -82,12 +85,13 @@ def prepare(
         things = thing_pixels(segments, pixels, scene.classes)
         labelled = labelled_pixels(segments, pixels)
         if len(things) or len(labelled):
+            evidence.add(len(views), weights, things, labelled, scale)
             views.append(TrainingView(view, pixels, things, labelled, weights if fits else None))
     cached = sum(view.weights is not None for view in views)
     log.info("lifting from %d views, weights of %d cached: %.2f GB", len(views), cached, used / 1e9)
     if not any(len(view.things) for view in views):
         raise SceneError(f"{scene.name}: no training view has a segment of a thing; segment the images first")
-    return views, visibility.float()
+    return views, visibility.float(), evidence
 
 
 def read_segments(view: View, class_count: int) -> Segments:

@@ -11,4 +11,5 @@ NB_MODULE(_native, m) {
     bind_neighbours(m);
     bind_lifting(m);
     bind_fit_step(m);
+    bind_agreement(m);
 }

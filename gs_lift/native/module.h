@@ -17,3 +17,4 @@ void bind_clustering(nb::module_ &m);
 void bind_neighbours(nb::module_ &m);
 void bind_lifting(nb::module_ &m);
 void bind_fit_step(nb::module_ &m);
+void bind_agreement(nb::module_ &m);

@@ -1,0 +1,213 @@
+"""Clusters that the segments of all views agree on.
+
+Notation: T Gaussians of things; R segments of things in V views; A [R T] blending weight of a Gaussian in a segment;
+n nodes, each a few Gaussians that are alike in embedding and place; group: a node, or several that were joined.
+
+HDBSCAN follows the density of the embeddings, and an object that few views segment has little of it: it ends as noise,
+though those views agree on it. Here nodes are joined by how often the segments put them together, with the clusters of
+the embedding as a few views more: they know of what no view shows together, such as front and back of an object.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from gs_lift import _native
+from gs_lift.clustering.hierarchy import Floats, Ints
+from gs_lift.clustering.instances import NOBODY, Things
+from gs_lift.segmentation import Evidence
+from gs_lift.sparse import Sparse, one_hot
+from gs_lift.threads import kernel_threads
+
+OF_A_NODE = 20
+"""Most Gaussians of a node to begin with. Half as many found no more, twice as many missed small objects."""
+PLACE = 4.0
+"""Weight of place against embedding, each by its spread, in what makes a node; 1 and 10 score alike."""
+ROUNDS = 8
+"""Of k-means; 30 score alike."""
+DOUBT = 0.2
+"""How much a view parts two nodes where one is in a segment and the other in stuff: segmenters miss objects."""
+PRIOR = 2.0
+"""Views that part any two nodes from the start, so that one that sees them together is not enough."""
+LEAST = 1 / 12
+"""Agreement of granularity 0: what is below is of no use."""
+
+
+def wanted_agreement(granularity: float) -> float:
+    """Least agreement of what is one instance: 1/12, 1/4, 3/4 at granularity 0, 1/2, 1."""
+    return LEAST * 9.0**granularity
+
+
+def granularity_beyond(agreement: Floats) -> Floats:
+    """The granularity from which on that much agreement is too little, at least 0."""
+    return np.maximum(np.log(np.maximum(agreement, LEAST) / LEAST) / np.log(9.0), 0.0)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Evidence by kind of region, of the Gaussians of things alone.
+
+    things: A [R T]. view: [R] of each segment. size: [R] pixels of each segment, whoever fills them.
+    stuff: [V T] weight in stuff, view by view. seen: [V T] weight in all of a view.
+    """
+
+    things: Sparse
+    view: Ints
+    size: Floats
+    stuff: Sparse
+    seen: Sparse
+
+    @classmethod
+    def of(cls, evidence: Evidence, things: Things) -> "Regions":
+        matrix = Sparse(
+            (evidence.values.float().numpy(), evidence.indices.numpy(), evidence.indptr.numpy()),
+            shape=(len(evidence), things.count),
+        )
+        view, kind = evidence.view.numpy().astype(np.int64), evidence.kind.numpy()
+        segment = np.flatnonzero(kind == Evidence.THING)
+        size = np.asarray(matrix[segment].sum(axis=1)).ravel().astype(np.float64)
+        matrix = matrix[:, things.rows].astype(np.float64)
+        of_view = one_hot(view, int(view.max(initial=-1)) + 1).T.tocsr()
+        is_stuff = scipy.sparse.diags_array((kind == Evidence.STUFF).astype(np.float64))
+        return cls(matrix[segment], view[segment], size, of_view @ (is_stuff @ matrix), of_view @ matrix)
+
+    @property
+    def views(self) -> int:
+        return self.seen.shape[0]
+
+
+@dataclass(frozen=True)
+class Joins:
+    """How nodes come together: all that another cut needs.
+
+    node: [T] of each Gaussian. clusters: [T] those of the embedding that took part, weight: [] as so many views.
+    pairs: [M 2] nodes and groups that join; group n + i is made by the i-th pair. agreement: [M] of the two.
+    """
+
+    node: Ints
+    clusters: Ints
+    pairs: Ints
+    agreement: Floats
+    weight: Floats
+
+    @classmethod
+    def saved(cls, arrays: Mapping[str, Any]) -> "Joins | None":
+        names = [each.name for each in fields(cls)]
+        return cls(**{name: arrays[name].numpy() for name in names}) if "pairs" in arrays else None
+
+    @property
+    def holds(self) -> Floats:
+        """[n + M] The greatest agreement that may be wanted for each group to stand: the least of all joins within."""
+        nodes = int(self.node.max(initial=-1)) + 1
+        result = np.concatenate([np.full(nodes, np.inf), self.agreement])
+        for group, (one, other) in enumerate(self.pairs.tolist(), start=nodes):
+            result[group] = min(result[group], result[one], result[other])
+        return result
+
+    def cut(self, wanted: float) -> Ints:
+        """[T] The largest group of each Gaussian that stands on joins of the agreement `wanted`."""
+        return top_groups(self.pairs, self.holds >= wanted)[self.node]
+
+
+def top_groups(pairs: Ints, stands: NDArray[np.bool_]) -> Ints:
+    """[n + M] The largest group that each group is in, of those that stand; a part of one that stands does so too."""
+    top = np.arange(len(stands))
+    nodes = len(stands) - len(pairs)
+    for group, pair in enumerate(pairs.tolist(), start=nodes):
+        if stands[group]:
+            top[pair] = group
+    for group in range(len(top) - 1, -1, -1):
+        top[group] = top[top[group]]
+    return top
+
+
+def join_nodes(
+    regions: Regions, things: Things, clusters: Ints, weight: float, node: Ints | None = None
+) -> Joins:
+    """Nodes and how they join, with the embedding's `clusters` [T] as views of that `weight` in which all is seen.
+
+    node: [T] as it was made before, None = make it.
+    """
+    node = nodes_of(things) if node is None else node
+    count = int(node.max(initial=-1)) + 1
+    member = one_hot(node, count).T.tocsr()
+    seen = (member @ regions.seen.T).toarray()
+    # A product of two nodes' entries shall count a view by the geometric mean of how well both are seen: in full from
+    # the mean on, whatever the size of the images. 2 and 4 times the mean score alike.
+    enough = max(float(seen.mean()), 1e-9)
+    scale = np.sqrt(np.minimum(seen, enough) / enough) / np.maximum(seen, 1e-9)
+    share = (member @ regions.things.T).tocoo()
+    share = Sparse(
+        (share.data * scale[share.row, regions.view[share.col]], (share.row, share.col)), shape=share.shape
+    )
+    inside = (share @ one_hot(regions.view, regions.views)).toarray()
+    outside = (member @ regions.stuff.T).toarray() * scale
+    told = (
+        member
+        @ scipy.sparse.diags_array(things.weights)
+        @ one_hot(clusters, int(clusters.max(initial=-1)) + 1)
+    )
+    total = member @ things.weights
+    told = scipy.sparse.diags_array(np.sqrt(weight) / np.maximum(total, 1e-9)) @ told
+    together = scipy.sparse.hstack([share, told], format="csr")
+    together.sort_indices()
+    pairs, agreement = _native.agglomerate(
+        together.indptr.astype(np.int64),
+        together.indices.astype(np.int64),
+        together.data,
+        together.shape[1],
+        np.column_stack([inside, told.sum(axis=1)]).astype(np.float32),
+        np.column_stack([outside, np.zeros(count)]).astype(np.float32),
+        DOUBT,
+        PRIOR,
+        LEAST,
+    )
+    return Joins(node, clusters, pairs, agreement, np.array(float(weight)))
+
+
+def nodes_of(things: Things) -> Ints:
+    """[T] node of each: k-means of embedding and place, begun by halving along the widest side."""
+    if not len(things):
+        return np.zeros(0, dtype=np.int64)
+    points = np.concatenate([_by_spread(things.fast), PLACE * _by_spread(things.means)], axis=1)
+    vectors = points.astype(np.float32)
+    node = halves(points, OF_A_NODE)
+    for _ in range(ROUNDS):
+        sizes = np.bincount(node)
+        centers = (one_hot(node, len(sizes)).T @ points)[sizes > 0] / sizes[sizes > 0][:, None]
+        node = _native.nearest_centers(vectors, centers.astype(np.float32), kernel_threads()).astype(np.int64)
+    return np.unique(node, return_inverse=True)[1]
+
+
+def _by_spread(points: Floats) -> Floats:
+    off = points - points.mean(axis=0)
+    return off / max(float(np.sqrt((off**2).sum(axis=1).mean())), 1e-12)
+
+
+def halves(points: Floats, size: int) -> Ints:
+    """[T] group of each of points [T D]: groups are halved along their widest side until none has more than `size`."""
+    count = len(points)
+    order, starts = np.arange(count), np.array([0, count])
+    while (big := np.diff(starts) > size).any():
+        counts = np.diff(starts)
+        group, placed = np.repeat(np.arange(len(counts)), counts), points[order]
+        mean = np.add.reduceat(placed, starts[:-1]) / counts[:, None]
+        width = np.add.reduceat((placed - mean[group]) ** 2, starts[:-1])
+        along = placed[np.arange(count), width.argmax(axis=1)[group]]
+        order = order[np.lexsort((order, np.where(big[group], along, 0), group))]
+        starts = np.unique(np.concatenate([starts, (starts[:-1] + (counts + 1) // 2)[big]]))
+    groups = np.empty(count, dtype=np.int64)
+    groups[order] = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    return groups
+
+
+def drop_light(things: Things, labels: Ints, least: float) -> Ints:
+    """Labels of groups 0, 1, ... without those that weigh less than `least`."""
+    used, labels = np.unique(labels, return_inverse=True)
+    heavy = np.bincount(labels, weights=things.weights, minlength=len(used)) >= least
+    number = np.where(heavy, np.cumsum(heavy) - 1, NOBODY)
+    return number[labels]

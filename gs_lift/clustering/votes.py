@@ -1,0 +1,81 @@
+"""The last word on each Gaussian: the segments that match its instance against those that match others, and stuff.
+
+Notation: T Gaussians of things, R segments of things, M instances, V views; see consensus.py.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gs_lift.clustering.consensus import Regions
+from gs_lift.clustering.hierarchy import Floats, Ints
+from gs_lift.clustering.instances import NOBODY
+from gs_lift.sparse import Sparse, one_hot, strongest
+
+MATCH = 0.3
+"""Least IoU of a segment with the instance that it speaks for."""
+MARGIN = 1.3
+"""A Gaussian changes to an instance with so many times the votes of its own."""
+MISSED = 0.15
+"""What a vote of stuff counts where the view did not detect the Gaussian's instance at all: it may have missed it."""
+KEEP = 0.3
+"""Least share of the votes for its instance against stuff with which a Gaussian keeps it."""
+
+
+def vote(regions: Regions, labels: Ints, rounds: int) -> tuple[Ints, Floats]:
+    """Labels [T] after so many rounds, without gaps, and the share [T] of the votes that speak for each.
+
+    In a round every segment speaks for the instance that it matches best, each Gaussian goes to the one that most of
+    its weight is spoken for, and leaves it where stuff speaks against that.
+    """
+    share = np.zeros(len(labels))
+    for _ in range(rounds):
+        count = int(labels.max(initial=NOBODY)) + 1
+        matched, detected = match(regions, labels, count)
+        votes = (one_hot(matched, count).T.tocsr() @ regions.things).T.tocsr()
+        best, most = strongest(votes)
+        stays = (labels != NOBODY) & (most <= MARGIN * _votes_for(votes, labels))
+        labels = np.where(stays | (most == 0), labels, best)
+        own = _votes_for(votes, labels)
+        against = _votes_of_stuff(regions, labels, detected)
+        share = own / np.maximum(votes.sum(axis=1) + against, 1e-9)
+        leaves = own <= KEEP * (own + against)
+        labels = _numbered(np.where(leaves, NOBODY, labels))
+    return labels, np.where(labels == NOBODY, 0.0, share)
+
+
+def match(regions: Regions, labels: Ints, count: int) -> tuple[Ints, NDArray[np.bool_]]:
+    """The instance [R] that each segment matches, NOBODY = none, and which views detect which instance [V M].
+
+    IoU by weights, of a segment with what its view shows of an instance.
+    """
+    member = one_hot(labels, count)
+    both = (regions.things @ member).tocoo()
+    shown = (regions.seen @ member).toarray()
+    union = regions.size[both.row] + shown[regions.view[both.row], both.col] - both.data
+    best, iou = strongest(
+        Sparse((both.data / np.maximum(union, 1e-9), (both.row, both.col)), shape=both.shape)
+    )
+    matched = np.where(iou > MATCH, best, NOBODY)
+    detected = np.zeros((regions.views, count), dtype=bool)
+    detected[regions.view[matched != NOBODY], matched[matched != NOBODY]] = True
+    return matched, detected
+
+
+def _votes_for(votes: Sparse, labels: Ints) -> Floats:
+    """[T] of each Gaussian's votes [T M] those for its label."""
+    return votes.multiply(one_hot(labels, votes.shape[1])).sum(axis=1)
+
+
+def _votes_of_stuff(regions: Regions, labels: Ints, detected: NDArray[np.bool_]) -> Floats:
+    stuff = regions.stuff.tocoo()
+    own = labels[stuff.col]
+    missed = (own != NOBODY) & ~np.column_stack([detected, np.ones(len(detected), dtype=bool)])[
+        stuff.row, own
+    ]
+    weights = stuff.data * np.where(missed, MISSED, 1.0)
+    return np.bincount(stuff.col, weights=weights, minlength=len(labels)).astype(np.float64)
+
+
+def _numbered(labels: Ints) -> Ints:
+    used = np.unique(labels[labels != NOBODY])
+    return np.where(labels == NOBODY, NOBODY, np.searchsorted(used, labels))
