@@ -15,7 +15,7 @@ from gs_lift.clustering import ClusterConfig
 from gs_lift.datasets import DataConfig
 from gs_lift.errors import BackendError, ConfigError, pick, suggestion
 from gs_lift.fitting import STRATEGIES, FitConfig
-from gs_lift.lifting import LiftConfig
+from gs_lift.lifting import METHODS, LiftConfig
 from gs_lift.points import INITS
 from gs_lift.rendering import BACKENDS
 
@@ -68,7 +68,7 @@ class Config:
 
 
 def load_config(file: Path | None = None, overrides: list[str] | None = None) -> Config:
-    """The defaults, changed by a YAML file, changed by `section.field=value` strings.
+    """The defaults, changed by the recipe `lift.method`, by a YAML file, by `section.field=value` strings.
 
     Raises ConfigError in one line for a missing or broken file, an unknown field or a value of the wrong type.
     """
@@ -76,13 +76,21 @@ def load_config(file: Path | None = None, overrides: list[str] | None = None) ->
 
     node = OmegaConf.structured(Config)
     _unlock(node)
-    if file is not None:
-        node = _merged(node, _read_yaml(file), str(file))
+    sources = [(str(file), _read_yaml(file))] if file is not None else []
     for override in overrides or []:
         name, separator, _ = override.partition("=")
         if not separator or not name.strip():
             raise ConfigError(f"--set {override}: wanted section.field=value")
-        node = _merged(node, _parsed(override), f"--set {override}")
+        sources.append((f"--set {override}", _parsed(override)))
+    chosen = node
+    for source, values in sources:
+        chosen = _merged(chosen, values, source)
+    recipe = pick(METHODS, chosen.lift.method, "lift.method")
+    # The recipe lies under what the user says, so everything is merged once more on top of it.
+    for name, value in recipe.settings.items():
+        OmegaConf.update(node, name, value)
+    for source, values in sources:
+        node = _merged(node, values, source)
     config = OmegaConf.to_object(node)
     assert isinstance(config, Config)
     return config.check()

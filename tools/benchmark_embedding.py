@@ -41,7 +41,8 @@ from gs_lift.datasets import load_scene
 from gs_lift.fitting import FitConfig, fit
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import look_at
-from gs_lift.lifting import LiftConfig, lift, trainer
+from gs_lift.lifting import LiftConfig, learners, lift, trainer
+from gs_lift.lifting.learners import ClassLearner
 from gs_lift.lifting.views import Blender, TrainingView
 from gs_lift.rendering.weights import PickedRows, Weights
 from gs_lift.scene import Camera, Scene, View
@@ -54,11 +55,11 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "sampling": [(trainer, "sample_balanced"), (trainer, "sample")],
     "rows of W": [(TrainingView, "rows")],
     "blends": [(PickedRows, "blend")],
-    "losses": [(trainer, "instance_loss")],
+    "losses": [(learners, "instance_loss")],
     "gradient and Adam": [(_native, "lifting_adam_blended")],
-    "smoothing": [(trainer, "smooth")],
+    "smoothing": [(learners, "smooth")],
     "slow": [(_native, "lifting_follow")],
-    "classes": [(trainer, "_learn_classes")],
+    "classes": [(ClassLearner, "learn")],
 }
 
 

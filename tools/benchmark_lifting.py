@@ -57,6 +57,10 @@ class Method:
 METHODS: dict[str, Method] = {
     "default": Method(),
     "HDBSCAN alone": Method(("cluster.consensus=false",)),
+    "paper": Method(("lift.method=paper",)),
+    "vanilla": Method(("lift.method=vanilla",)),
+    "linear assignment": Method(("lift.method=linear_assignment",)),
+    "mask graph": Method(("lift.method=mask_graph",)),
     "true segments": Method(truth="segments"),
     "true objects": Method(truth="objects"),
 }
