@@ -111,7 +111,8 @@ def panoptic(
 ) -> Segments:
     """What a camera sees, by the votes of the Gaussians, which count with their blending weights.
 
-    A pixel's class is the one with the most blended probability. Where that is a thing, the instance with the most
+    A pixel's class is the one with the most blended probability; a Gaussian that belongs to an instance is a thing at
+    least as probably as that, whatever it learnt. Where that is a thing, the instance with the most
     votes takes the pixel and gives it its own class, however small its share is; where no instance has a vote, no
     object is there, and the pixel goes to the most probable stuff, if there is any. A pixel that shows nothing goes
     to the first stuff class (to VOID without one): void in a prediction would be left out of the score.
@@ -122,7 +123,7 @@ def panoptic(
         (weights.values.double().numpy(), weights.indices.numpy(), weights.indptr.numpy()),
         shape=(len(weights), weights.columns),
     )
-    probabilities = blend @ embeddings.semantic.detach().cpu().double().softmax(dim=1).numpy()
+    probabilities = blend @ _class_probabilities(embeddings, instances, classes)
     semantic, share = _classes_of_pixels(probabilities, classes)
     is_thing = np.array([*classes.is_thing, False])  # the last one is VOID
     winner, votes = strongest(blend @ _membership(instances, is_thing, weights.columns))
@@ -182,6 +183,21 @@ def _picture_scores(gaussians: Gaussians, camera: Camera, truth: Tensor, backend
         return float(psnr(image, truth.to(image))), float(ssim(image, truth.to(image)))
 
 
+def _class_probabilities(embeddings: Embeddings, instances: Instances, classes: Classes) -> np.ndarray:
+    """[N S] Those that were learnt, with what belongs to an instance raised to a thing of that score at least.
+
+    The views that missed an object taught its Gaussians that they are stuff; the score knows that they missed it.
+    """
+    learnt = embeddings.semantic.detach().cpu().double().softmax(dim=1).numpy()
+    is_thing = np.array(classes.is_thing)
+    thing = learnt[:, is_thing].sum(axis=1)
+    member = _members(instances, np.append(is_thing, False))
+    raised = np.maximum(thing, np.where(member, instances.scores.double().cpu().numpy(), 0.0))
+    learnt[:, is_thing] *= (raised / np.maximum(thing, 1e-12))[:, None]
+    learnt[:, ~is_thing] *= ((1 - raised) / np.maximum(1 - thing, 1e-12))[:, None]
+    return learnt
+
+
 def _classes_of_pixels(probabilities: np.ndarray, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
     """The most probable class of each pixel and its share; pixels that show nothing get the first stuff class."""
     semantic = probabilities.argmax(axis=1)
@@ -195,11 +211,15 @@ def _stuff(classes: Classes) -> list[int]:
     return [i for i, is_thing in enumerate(classes.is_thing) if not is_thing]
 
 
+def _members(instances: Instances, is_thing: np.ndarray) -> np.ndarray:
+    """[N] Whether each Gaussian belongs to an instance whose class is a thing; the last one of is_thing is VOID."""
+    eligible = np.append(is_thing[instances.classes.cpu().numpy()], False)  # the last one is "none"
+    return eligible[instances.labels.cpu().numpy()]
+
+
 def _membership(instances: Instances, is_thing: np.ndarray, count: int) -> scipy.sparse.csr_array:
     """[N M]: 1 where a Gaussian belongs to an instance whose class is a thing."""
-    labels = instances.labels.cpu().numpy()
-    eligible = np.append(is_thing[instances.classes.cpu().numpy()], False)  # the last one is "none"
-    members = np.flatnonzero(eligible[labels])
+    labels, members = instances.labels.cpu().numpy(), np.flatnonzero(_members(instances, is_thing))
     entries = (np.ones(len(members)), (members, labels[members]))
     return scipy.sparse.csr_array(entries, shape=(count, len(instances)))
 

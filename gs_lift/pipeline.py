@@ -14,7 +14,7 @@ import torch
 
 from gs_lift import __version__, ply
 from gs_lift.checkpoint import Checkpoints
-from gs_lift.clustering import OF_THE_TREE, cluster, read_constraints, recut_instances, saved_tree
+from gs_lift.clustering import OF_THE_TREE, cluster, detections, read_constraints, recut_instances, saved_tree
 from gs_lift.config import Config, config_hash
 from gs_lift.datasets import load_scene
 from gs_lift.errors import ConfigError, RunError
@@ -316,10 +316,12 @@ def write_outputs(run: Run, out: Path) -> list[Path]:
     ]
     scene = read_scene(run)
     views = views_of_instances(scene.train, gaussians, instances, backend=config.backend)
+    found = detections(instances, embeddings.evidence) if embeddings.evidence else None
     ply.write_labels(out, gaussians, instances, comments=comments)
-    write_text_atomic(
-        described, ply.labels_json(gaussians, instances, scene.classes, embeddings, views=views, cut=cut)
+    described_objects = ply.labels_json(
+        gaussians, instances, scene.classes, embeddings, views=views, detections=found, cut=cut
     )
+    write_text_atomic(described, described_objects)
     ply.write_instances(painted, gaussians, instances, comments=comments)
     return [out, described, painted]
 

@@ -124,16 +124,20 @@ def labels_json(
     embeddings: Embeddings | None = None,
     *,
     views: Sequence[Sequence[str]] | None = None,
+    detections: tuple[Sequence[int], Sequence[int]] | None = None,
     cut: Mapping[str, Any] | None = None,
 ) -> str:
     """What labels.ply says, one entry per object: id, class, colour, size, score, boxes of its Gaussians' centres.
 
-    Lengths are in world units. obb: the box along the principal axes (rows of `axes`). gaussian: the most certain one,
-    counted from 0. visibility: total blending weight over the training pixels, if the embeddings are given; views:
-    names of the views that see it, if given. parts: the clusters within it, nested, each with the granularity from
-    which on it is an object of its own. cut: the settings that made these objects, if given.
+    Lengths are in world units. obb: the box along the principal axes (rows of `axes`). score: how probably it is an
+    object, 0..1. gaussian: the most certain one, counted from 0. visibility: total blending weight over the training
+    pixels, if the embeddings are given; views: names of the views that see it, if given. seen, detected: in how many of
+    the views with segments it is seen, and in how many of those a segment shows it, if `detections` has both. parts:
+    what it consists of, nested, each with the granularity from which on it is an object of its own. cut: the settings
+    that made these objects, if given.
     """
     labels, scores, means = _array(instances.labels), _array(instances.scores), _array(gaussians.means)
+    certain = _array(instances.object_scores)
     order = np.argsort(labels, kind="stable")
     bounds = np.searchsorted(labels[order], np.arange(len(instances) + 1))
     parts = _parts(instances.parts, means, scores) if instances.parts is not None else {}
@@ -149,7 +153,7 @@ def labels_json(
             "count": len(members),
         }
         if len(members):
-            entry["score"] = round(float(scores[members].mean(dtype=np.float64)), 6)
+            entry["score"] = round(float(certain[i]), 6)
             entry["gaussian"] = int(members[scores[members].argmax()])
             entry |= _boxes(means[members].astype(np.float64))
         if embeddings is not None:
@@ -158,6 +162,8 @@ def labels_json(
             )
         if views is not None:
             entry["views"] = list(views[i])
+        if detections is not None:
+            entry["seen"], entry["detected"] = (of_all[i] for of_all in detections)
         if instances.parts is not None:
             entry["parts"] = parts.get(i, [])
         objects.append(json.dumps(entry))

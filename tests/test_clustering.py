@@ -32,7 +32,7 @@ def test_scores_are_confidences() -> None:
     instances = cluster(embeddings, gaussians, ROOM)
     assert instances.scores.dtype == torch.float32
     assert ((instances.scores > 0) == (instances.labels >= 0)).all()
-    assert float(instances.scores.max()) == 1.0
+    assert 0.98 < float(instances.scores.max()) <= 1
 
 
 def test_the_floor_and_the_unseen_belong_to_nobody() -> None:

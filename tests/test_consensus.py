@@ -268,7 +268,7 @@ def test_nothing_seen_gives_nothing() -> None:
 def test_the_number_of_threads_changes_nothing() -> None:
     gaussians, embeddings, truth = scene(PAIR)
     things = things_of(embeddings, gaussians, ROOM, ClusterConfig())
-    regions = Regions.of(evidence_of(truth, 8), things)
+    regions = Regions.of(evidence_of(truth, 8), things.rows, things.count)
     clusters = np.zeros(len(things), dtype=np.int64)
     before = torch.get_num_threads()
     made = []

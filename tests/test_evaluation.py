@@ -113,6 +113,18 @@ def test_a_thing_without_an_object_is_stuff(instances: Instances) -> None:
     assert (panes.instance[12, 6], panes.semantic[12, 6]) == (-1, 0)
 
 
+@pytest.mark.parametrize(("score", "shown"), [(0.9, 0), (0.2, -1)])
+def test_what_surely_belongs_to_an_object_is_a_thing_though_most_views_missed_it(
+    score: float, shown: int
+) -> None:
+    semantics = embeddings_of([1, 1, 0, 0])
+    semantics.semantic[LEFT] = torch.tensor([0.4, 0.0])  # a thing by .4
+    panes = seen(replace(OBJECTS, scores=torch.full((4,), score)), semantics)
+    assert panes.instance[12, 6] == shown
+    assert panes.instance[12, 18] == 1
+    assert panes.instance[2, 2] == -1
+
+
 def test_a_thing_without_an_object_stays_where_nothing_is_stuff() -> None:
     panes = seen(instances_of([-1] * 4, []), embeddings_of([1, 1, 1, 1]), Classes(("a", "b"), (True, True)))
     assert (panes.instance == -1).all()

@@ -162,7 +162,12 @@ def test_labels_json_describes_each_object() -> None:
     )
     report = json.loads(
         labels_json(
-            gaussians, instances_of([0, 0, 0, 1, -1], [1, -1]), CLASSES, embeddings, views=[["a", "b"], []]
+            gaussians,
+            instances_of([0, 0, 0, 1, -1], [1, -1]),
+            CLASSES,
+            embeddings,
+            views=[["a", "b"], []],
+            detections=([4, 2], [3, 0]),
         )
     )
     assert {key: report[key] for key in ("instances", "gaussians", "none")} == {
@@ -171,11 +176,12 @@ def test_labels_json_describes_each_object() -> None:
         "none": 1,
     }
     bar, point = report["objects"]
+    assert [(one["seen"], one["detected"]) for one in (bar, point)] == [(4, 3), (2, 0)]
     assert (bar["id"], bar["class"], bar["count"], bar["score"], bar["visibility"]) == (
         1,
         "object",
         3,
-        0.75,
+        pytest.approx(0.75 / 0.93, abs=1e-6),
         6,
     )
     assert bar["color"] == palette(2)[0].tolist()

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from balls import MUG, ROOM, Draw, evidence_of, scene
 
-from gs_lift.clustering import ClusterConfig
+from gs_lift.clustering import ClusterConfig, cluster
 from gs_lift.clustering.consensus import Regions
 from gs_lift.clustering.instances import things_of
-from gs_lift.clustering.votes import match, vote
+from gs_lift.clustering.votes import KEEP, confidence, detections, match, vote
 
 TWO = [((0.0, 0, 0), 0, MUG, 100), ((1.0, 0, 0), 1, MUG, 100)]
 
@@ -17,7 +17,7 @@ def regions_of(views: int, draw: Draw | None = None) -> tuple[Regions, np.ndarra
     gaussians, embeddings, truth = scene(TWO)
     things = things_of(embeddings, gaussians, ROOM, ClusterConfig())
     assert len(things) == 200
-    return Regions.of(evidence_of(truth, views, draw), things), truth[things.rows]
+    return Regions.of(evidence_of(truth, views, draw), things.rows, things.count), truth[things.rows]
 
 
 def test_regions_hold_what_the_views_show() -> None:
@@ -33,9 +33,8 @@ def test_regions_hold_what_the_views_show() -> None:
 def test_a_segments_size_counts_all_that_fill_it() -> None:
     gaussians, embeddings, truth = scene(TWO)
     things = things_of(embeddings, gaussians, ROOM, ClusterConfig())
-    regions = Regions.of(
-        evidence_of(truth, 1, lambda view, truth: np.zeros(len(truth), dtype=np.int64)), things
-    )
+    evidence = evidence_of(truth, 1, lambda view, truth: np.zeros(len(truth), dtype=np.int64))
+    regions = Regions.of(evidence, things.rows, things.count)
     assert regions.size[0] > 1.5 * regions.things.sum()  # 200 Gaussians of things among 400
 
 
@@ -111,3 +110,26 @@ def test_nobody_votes_for_nothing() -> None:
     found, share = vote(regions, nobody, 2)
     assert np.array_equal(found, nobody)
     assert not share.any()
+
+
+def test_confidence_rises_with_the_share_and_is_0_for_none() -> None:
+    share = np.linspace(0, 1, 21)
+    sure = confidence(share)
+    assert sure[0] == 0
+    assert (np.diff(sure) > 0).all()
+    assert 0 < confidence(np.array([KEEP]))[0] < 0.25
+    assert 0.95 < sure[-1] < 1
+
+
+def test_views_that_see_and_detect_an_object_are_counted() -> None:
+    def draw(view: int, truth: np.ndarray) -> np.ndarray:
+        return np.where((truth == 0) & (view > 1), -1, truth)
+
+    gaussians, embeddings, truth = scene(TWO)
+    embeddings.evidence = evidence_of(truth, 10, draw)
+    instances = cluster(embeddings, gaussians, ROOM)
+    missed, found = int(instances.labels[5]), int(instances.labels[150])
+    seen, detected = detections(instances, embeddings.evidence)
+    assert seen == [10, 10]
+    assert (detected[missed], detected[found]) == (2, 10)
+    assert detections(instances, embeddings.evidence, minimum_pixels=1e6) == ([0, 0], [0, 0])

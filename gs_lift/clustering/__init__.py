@@ -38,7 +38,7 @@ from gs_lift.clustering.parts import find_parts, parts_of_clusters, parts_of_joi
 from gs_lift.clustering.prediction import approximate_predict
 from gs_lift.clustering.selection import MIDDLE
 from gs_lift.clustering.settings import OF_THE_TREE, ClusterConfig
-from gs_lift.clustering.votes import vote
+from gs_lift.clustering.votes import confidence, detections, vote
 from gs_lift.errors import pick
 from gs_lift.gaussians import Gaussians
 from gs_lift.segmentation import Classes, Embeddings, Evidence, Instances
@@ -53,6 +53,7 @@ __all__ = [
     "approximate_predict",
     "cluster",
     "cluster_points",
+    "detections",
     "outlier_scores",
     "read_constraints",
     "recut",
@@ -140,11 +141,12 @@ def _cut(
         )
         joins = None
     else:
-        regions = Regions.of(evidence, things)
+        regions = Regions.of(evidence, things.rows, things.count)
         joins = _joins(regions, things, tree, config, joins)
         wanted = wanted_agreement(config.granularity)
         labels = drop_light(things, joins.cut(wanted), LIGHT * config.least_weight(len(things)))
-        labels, scores = vote(regions, labels, config.votes)
+        labels, share = vote(regions, labels, config.votes)
+        scores = confidence(share)
         if constraints:
             labels = rejoin(things.rows, link(tree, things.rows, labels, constraints), constraints)
             scores = np.where(np.isin(things.rows, constraints.must_gaussians), 1.0, scores)
@@ -193,7 +195,8 @@ def _clusters_in_space(
         labels = rejoin_scattered(things, labels, whole.labels, config.min_coherence, named)
     labels = drop_scattered(things, labels, config.min_coherence, named)
     labels, _ = number_by_weight(labels, things.weights)
-    scores = np.where(labels == NOBODY, 0.0, scores)
+    # A sure member of a cluster is a sure thing only as far as it is one.
+    scores = np.where(labels == NOBODY, 0.0, scores) * things.semantic.sum(axis=1)
     scores[np.isin(things.rows, constraints.must_gaussians)] = 1.0  # not by what was learnt, but known
     if config.noise_spread > 0:
         labels, scores = assign_noise(

@@ -49,7 +49,7 @@ def granularity_beyond(agreement: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Regions:
-    """Evidence by kind of region, of the Gaussians of things alone.
+    """Evidence by kind of region, of T chosen Gaussians alone.
 
     things: A [R T]. view: [R] of each segment. size: [R] pixels of each segment, whoever fills them.
     stuff: [V T] weight in stuff, view by view. seen: [V T] weight in all of a view.
@@ -62,15 +62,16 @@ class Regions:
     seen: Sparse
 
     @classmethod
-    def of(cls, evidence: Evidence, things: Things) -> "Regions":
+    def of(cls, evidence: Evidence, rows: Ints, count: int) -> "Regions":
+        """Of the Gaussians `rows` [T] among `count`."""
         matrix = Sparse(
             (evidence.values.float().numpy(), evidence.indices.numpy(), evidence.indptr.numpy()),
-            shape=(len(evidence), things.count),
+            shape=(len(evidence), count),
         )
         view, kind = evidence.view.numpy().astype(np.int64), evidence.kind.numpy()
         segment = np.flatnonzero(kind == Evidence.THING)
         size = np.asarray(matrix[segment].sum(axis=1)).ravel().astype(np.float64)
-        matrix = matrix[:, things.rows].astype(np.float64)
+        matrix = matrix[:, rows].astype(np.float64)
         of_view = one_hot(view, int(view.max(initial=-1)) + 1).T.tocsr()
         is_stuff = scipy.sparse.diags_array((kind == Evidence.STUFF).astype(np.float64))
         return cls(matrix[segment], view[segment], size, of_view @ (is_stuff @ matrix), of_view @ matrix)
