@@ -30,7 +30,7 @@ from gs_lift.progress import OnStep
 from gs_lift.rendering import blending_weights, render
 from gs_lift.scene import Camera, Scene, View
 from gs_lift.segmentation import VOID, Classes, Embeddings, Instances, Segments
-from gs_lift.sparse import strongest
+from gs_lift.sparse import Sparse, one_hot, strongest
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class Scores:
     """Objects in the truth of the test views."""
     objects_found: int | None
     """How many of them have an instance of their class with an IoU over 1/2 over the whole scene."""
+    halo: float | None
+    """Share of an instance's rendered weight outside the silhouettes of the object that most of it lies in; mean."""
     gaussians: int
     per_class: tuple[ClassScores, ...]
 
@@ -87,17 +89,26 @@ def evaluate(
     pictures: list[tuple[float, float]] = []
     found: list[Tensor] = []
     true: list[Tensor] = []
+    halos = _Halos(len(instances))
     for step, view in enumerate(scene.test, start=1):
         pictures.append(_picture_scores(gaussians, view.camera, view.image(), backend))
         if view.truth is not None:
-            pred = panoptic(view.camera, gaussians, embeddings, instances, scene.classes, backend=backend)
+            blend, truth = _blend(gaussians, view.camera, backend), view.truth()
+            pred = _panoptic(blend, view.camera, embeddings, instances, scene.classes)
             found.append(panoptic_pixels([pred]))
-            true.append(panoptic_pixels([view.truth()]))
+            true.append(panoptic_pixels([truth]))
+            halos.add(blend, instances, truth, scene.classes)
         if on_step is not None:
             on_step(step, dict(zip(("psnr", "ssim"), pictures[-1], strict=True)))
     mean_psnr, mean_ssim = np.mean(pictures, axis=0) if pictures else (np.nan, np.nan)
     objects = _object_scores(torch.cat(found), torch.cat(true), scene.classes) if true else _NO_OBJECTS
-    return Scores(**objects, psnr=_figure(mean_psnr), ssim=_figure(mean_ssim), gaussians=len(gaussians))
+    return Scores(
+        **objects,
+        halo=_figure(halos.mean()),
+        psnr=_figure(mean_psnr),
+        ssim=_figure(mean_ssim),
+        gaussians=len(gaussians),
+    )
 
 
 def panoptic(
@@ -112,21 +123,31 @@ def panoptic(
     """What a camera sees, by the votes of the Gaussians, which count with their blending weights.
 
     A pixel's class is the one with the most blended probability; a Gaussian that belongs to an instance is a thing at
-    least as probably as that, whatever it learnt. Where that is a thing, the instance with the most
-    votes takes the pixel and gives it its own class, however small its share is; where no instance has a vote, no
-    object is there, and the pixel goes to the most probable stuff, if there is any. A pixel that shows nothing goes
-    to the first stuff class (to VOID without one): void in a prediction would be left out of the score.
-    confidence: the winner's share of the pixel's weight.
+    least as probably as that, whatever it learnt. Where that is a thing, the instance with the most votes takes the
+    pixel and gives it its own class, however small its share is; where no instance has a vote, no object is there, and
+    the pixel goes to the most probable stuff, if there is any. A pixel that shows nothing goes to the first stuff class
+    (to VOID without one): void in a prediction would be left out of the score. confidence: the winner's share of the
+    pixel's weight.
     """
+    return _panoptic(_blend(gaussians, camera, backend), camera, embeddings, instances, classes)
+
+
+def _blend(gaussians: Gaussians, camera: Camera, backend: str) -> Sparse:
+    """W of all pixels of a camera."""
     weights = blending_weights(gaussians, camera, backend=backend)
-    blend = scipy.sparse.csr_array(
+    return Sparse(
         (weights.values.double().numpy(), weights.indices.numpy(), weights.indptr.numpy()),
         shape=(len(weights), weights.columns),
     )
+
+
+def _panoptic(
+    blend: Sparse, camera: Camera, embeddings: Embeddings, instances: Instances, classes: Classes
+) -> Segments:
     probabilities = blend @ _class_probabilities(embeddings, instances, classes)
     semantic, share = _classes_of_pixels(probabilities, classes)
     is_thing = np.array([*classes.is_thing, False])  # the last one is VOID
-    winner, votes = strongest(blend @ _membership(instances, is_thing, weights.columns))
+    winner, votes = strongest(blend @ _membership(instances, is_thing, blend.shape[1]))
     thing = is_thing[semantic]
     instance = np.where(thing, winner, -1)
     taken = instance >= 0
@@ -145,6 +166,38 @@ def panoptic(
         torch.from_numpy(semantic).reshape(size),
         torch.from_numpy(confidence).float().clamp(0, 1).reshape(size),
     )
+
+
+@dataclass
+class _Halos:
+    """Rendered weight of M instances inside the silhouettes of true objects, view by view."""
+
+    count: int
+    inside: Sparse | None = None
+    total: np.ndarray | None = None
+
+    def add(self, blend: Sparse, instances: Instances, truth: Segments, classes: Classes) -> None:
+        member = _membership(instances, np.array([*classes.is_thing, False]), blend.shape[1])
+        weight = (blend @ member).T.tocsr()  # [M P]
+        semantic, instance = truth.semantic.flatten().numpy(), truth.instance.flatten().numpy()
+        thing = np.array([*classes.is_thing, False])[semantic]
+        objects = np.where(thing, instance, -1).astype(np.int64)
+        width = max(int(objects.max(initial=-1)) + 1, self.inside.shape[1] if self.inside is not None else 0)
+        inside = weight @ one_hot(objects, width)
+        if self.inside is not None:
+            self.inside.resize((self.count, width))
+            inside = inside + self.inside
+        self.inside = inside.tocsr()
+        total = weight.sum(axis=1)
+        self.total = total if self.total is None else self.total + total
+
+    def mean(self) -> float:
+        """Over the instances that show in any silhouette; NaN where none does."""
+        if self.inside is None or self.total is None:
+            return np.nan
+        _, most = strongest(self.inside)
+        shown = most > 0
+        return float((1 - most[shown] / self.total[shown]).mean()) if shown.any() else np.nan
 
 
 def segments_quality(scene: Scene) -> FrameQuality | None:

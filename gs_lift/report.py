@@ -24,7 +24,7 @@ Row = tuple[str, Scores, Mapping[str, float]]
 
 FIGURES = (
     *("pq_scene", "sq", "rq", "pq_things", "pq_stuff", "miou"),
-    *("psnr", "ssim", "objects_true", "objects_found", "gaussians"),
+    *("psnr", "ssim", "objects_true", "objects_found", "halo", "gaussians"),
 )
 """The fields of Scores that are one number; None where there is no truth."""
 

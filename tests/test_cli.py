@@ -101,6 +101,7 @@ def test_segment_and_eval_take_the_latest_run_and_write_what_they_say(workplace:
         "ssim",
         "objects_true",
         "objects_found",
+        "halo",
         "gaussians",
     ]
     assert list(scores) == ["scenes", "mean"]

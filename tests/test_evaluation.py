@@ -125,6 +125,38 @@ def test_what_surely_belongs_to_an_object_is_a_thing_though_most_views_missed_it
     assert panes.instance[2, 2] == -1
 
 
+def halo_of(truth: Segments, instances: Instances = OBJECTS) -> float | None:
+    return evaluate(scene_of(lambda: truth), room(), SEMANTICS, instances, backend="reference").halo
+
+
+def test_halo_is_the_share_of_an_instances_weight_outside_its_silhouette() -> None:
+    weight = render(room(), CAMERA, features=torch.eye(4), backend="reference").colors.double()
+    truth = seen()
+    outside = [
+        1 - float(weight[..., one][truth.instance == one].sum() / weight[..., one].sum()) for one in (0, 1)
+    ]
+    assert halo_of(truth) == pytest.approx(sum(outside) / 2, abs=1e-4)
+    assert 0.05 < outside[0] < 0.5
+
+
+def test_a_wider_silhouette_has_less_halo_and_what_shows_in_none_does_not_count() -> None:
+    truth = seen()
+    left = torch.arange(SIZE)[None].repeat(SIZE, 1) < SIZE // 2
+    wide = replace(truth, instance=torch.where(left, 0, -1), semantic=left.long())
+    narrow = replace(
+        truth, instance=torch.where(truth.instance == 0, 0, -1), semantic=(truth.instance == 0).long()
+    )
+    halo = halo_of(wide, instances_of([0, -1, -1, -1], [1]))
+    narrower = halo_of(narrow, instances_of([0, -1, -1, -1], [1]))
+    assert halo is not None
+    assert narrower is not None
+    assert halo < 0.05 < narrower
+    nothing = replace(
+        truth, instance=torch.full((SIZE, SIZE), -1), semantic=torch.zeros(SIZE, SIZE, dtype=torch.int64)
+    )
+    assert halo_of(nothing) is None
+
+
 def test_a_thing_without_an_object_stays_where_nothing_is_stuff() -> None:
     panes = seen(instances_of([-1] * 4, []), embeddings_of([1, 1, 1, 1]), Classes(("a", "b"), (True, True)))
     assert (panes.instance == -1).all()

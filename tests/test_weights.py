@@ -60,6 +60,14 @@ class TestAgainstADenseMatrix:
         assert torch.equal(picked.blend(features), weights.rows(index).blend(features))
         assert weights.pick(index[:0]).blend(features).shape == (0, channels)
 
+    def test_what_picked_rows_see_are_the_only_columns_of_their_copy(self) -> None:
+        weights, dense = random_weights(3, 30, 50)
+        index = torch.tensor([29, 0, 3, 3])
+        seen, rows = weights.pick(index).seen()
+        assert torch.equal(seen, torch.nonzero((dense[index] != 0).any(dim=0))[:, 0])
+        assert rows.columns == len(seen)
+        assert torch.equal(rows.blend(torch.eye(len(seen), dtype=torch.float64)), dense[index][:, seen])
+
     def test_totals_are_the_sums_of_columns(self) -> None:
         weights, dense = random_weights(4, 30, 11)
         torch.testing.assert_close(weights.totals(), dense.sum(dim=0), atol=1e-12, rtol=0)

@@ -59,7 +59,7 @@ METHODS: dict[str, Method] = {
     "HDBSCAN alone": Method(("cluster.consensus=false",)),
     "paper": Method(("lift.method=paper",)),
     "paper 2000": Method(("lift.method=paper", "lift.steps=2000")),
-    "paper 8000": Method(("lift.method=paper", "lift.steps=8000")),
+    "paper 4000": Method(("lift.method=paper", "lift.steps=4000")),
     "paper 16000": Method(("lift.method=paper", "lift.steps=16000")),
     "paper MLP": Method(("lift.method=paper", "lift.field=mlp")),
     "vanilla": Method(("lift.method=vanilla",)),
@@ -68,7 +68,7 @@ METHODS: dict[str, Method] = {
     "true segments": Method(truth="segments"),
     "true objects": Method(truth="objects"),
 }
-COLUMNS = ("PQ scene", "PQ things", "mIoU", "found", "false", "lift s", "segment s")
+COLUMNS = ("PQ scene", "PQ things", "mIoU", "found", "false", "halo", "lift s", "segment s")
 
 
 def measure(
@@ -95,6 +95,7 @@ def measure(
         "found": scores.objects_found,
         "objects": scores.objects_true,
         "false": sum(one.false_positives for one in scores.per_class if one.is_thing),
+        "halo": scores.halo,
         "lift s": learnt - start,
         "segment s": clustered - learnt,
     }
@@ -176,7 +177,8 @@ def table(rooms: list[str], methods: list[str], out: Path) -> list[dict[str, Any
     complete = [room for room in rooms if sum(row["room"] == room for row in rows) == len(methods)]
     for method in methods if complete else ():
         own = [row for row in rows if row["room"] in complete and row["method"] == method]
-        means = {name: mean(row[name] for row in own) for name in (*COLUMNS, "objects")}
+        values = {name: [row[name] for row in own if row[name] is not None] for name in (*COLUMNS, "objects")}
+        means = {name: round(mean(of_name), 4) if of_name else None for name, of_name in values.items()}
         rows.append({"room": f"mean of {len(complete)}", "method": method} | means)
     return rows
 

@@ -119,14 +119,12 @@ class NetworkLearner:
         self, step: int, view: TrainingView, things: Int[Tensor, "B"], weights: PickedRows
     ) -> dict[str, float]:
         config, network = self.config, self.network
-        rows = weights.weights.rows(weights.index)
-        seen = rows.indices.unique().long()
+        seen, rows = weights.seen()
         for parameter in network.fast:
             parameter.requires_grad_()
-        table = torch.zeros(rows.columns, config.dimensions)
-        fast = rows.blend(table.index_copy(0, seen, network.embeddings(network.fast, seen)))
+        fast = rows.blend(network.embeddings(network.fast, seen))
         with torch.no_grad():
-            slow = rows.blend(table.index_copy(0, seen, network.embeddings(network.slow, seen)))
+            slow = rows.blend(network.embeddings(network.slow, seen))
             network.follow(config.momentum)
         segment, confidence = view.things.segment[things], view.things.confidence[things]
         loss, figures = instance_loss(fast, slow, segment, confidence, config.losses)
@@ -161,10 +159,8 @@ class AssignmentLearner:
         self, step: int, view: TrainingView, things: Int[Tensor, "B"], weights: PickedRows
     ) -> dict[str, float]:
         segment, confidence = view.things.segment[things], view.things.confidence[things]
-        rows = weights.weights.rows(weights.index)
-        seen = rows.indices.unique().long()
-        table = torch.zeros(rows.columns, self.config.dimensions)
-        blended = rows.blend(table.index_copy(0, seen, self.logits[seen].softmax(dim=1)))
+        seen, rows = weights.seen()
+        blended = rows.blend(self.logits[seen].softmax(dim=1))
         probability = blended / blended.sum(dim=1, keepdim=True).clamp(min=1e-8)
         present, own = segment.unique(return_inverse=True)
         counts = torch.bincount(own).float()

@@ -104,6 +104,12 @@ class PickedRows:
     def __len__(self) -> int:
         return len(self.index)
 
+    def seen(self) -> tuple[Int[Tensor, "T"], Weights]:
+        """The Gaussians that any of the rows sees, ascending, and a copy of the rows with these as its columns."""
+        rows = self.weights.rows(self.index)
+        seen, place = rows.indices.unique(return_inverse=True)
+        return seen.long(), replace(rows, indices=place.int(), columns=len(seen))
+
     def blend(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "Q D"]:
         """As `Weights.blend`, without gradients."""
         return _blend(self.arrays(), len(self), features)
