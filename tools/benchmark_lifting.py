@@ -1,11 +1,14 @@
 """How well objects are found: methods of lifting against each other, over rooms, on the same splats.
 
-    python tools/benchmark_lifting.py [ROOMS...] [--methods NAME,NAME] [--out runs/lifting] [--json FILE] [--table-only]
+    python tools/benchmark_lifting.py [ROOMS...] [--methods SET|NAME,NAME] [--out runs/lifting] [--json FILE]
+                                      [--table-only]
 
 ROOM is a scene folder, or `synth:OBJECTS:NOISE[:SEED]` for a room that is made first; by default the rooms of the
 benchmark. Each is fitted once, by the default settings; every method lifts its segments onto that splat. What is done
 is skipped, so the command can be stopped and started again, and several may share one --out. METHODS says what the
-names mean. `true segments` lifts the truth of the training views, each with ids of its own, as `default` does: what
+names mean, SETS which of them go together: `methods` (the default), `ablation` and `curve`.
+
+`true segments` lifts the truth of the training views, each with ids of its own, as `default` does: what
 is missing there is lost to geometry and lifting. `true objects` gives each Gaussian what the truth says of it, with
 one set of ids: what is missing there is lost to geometry alone.
 """
@@ -57,16 +60,43 @@ class Method:
 METHODS: dict[str, Method] = {
     "default": Method(),
     "HDBSCAN alone": Method(("cluster.consensus=false",)),
+    "mask graph": Method(("lift.method=mask_graph",)),
     "paper": Method(("lift.method=paper",)),
-    "paper 2000": Method(("lift.method=paper", "lift.steps=2000")),
-    "paper 4000": Method(("lift.method=paper", "lift.steps=4000")),
-    "paper 16000": Method(("lift.method=paper", "lift.steps=16000")),
-    "paper MLP": Method(("lift.method=paper", "lift.field=mlp")),
     "vanilla": Method(("lift.method=vanilla",)),
     "linear assignment": Method(("lift.method=linear_assignment",)),
-    "mask graph": Method(("lift.method=mask_graph",)),
     "true segments": Method(truth="segments"),
     "true objects": Method(truth="objects"),
+    # The default without one of its parts.
+    "without votes": Method(("cluster.votes=0",)),
+    "no clusters in the consensus": Method(("cluster.embedding_views=0",)),
+    "clusters as HDBSCAN leaves them": Method(
+        ("cluster.split_gap=0", "cluster.min_coherence=0", "cluster.noise_spread=0")
+    ),
+    "without smoothing": Method(("lift.pull=0",)),
+    "3 dimensions": Method(("lift.dimensions=3",)),
+    "things weigh 1": Method(("lift.thing_weight=1",)),
+    # How the baselines grow with their steps.
+    **{
+        f"paper {steps}": Method(("lift.method=paper", f"lift.steps={steps}"))
+        for steps in (2000, 4000, 16000)
+    },
+    "paper MLP": Method(("lift.method=paper", "lift.field=mlp", "lift.steps=4000")),
+    **{f"vanilla {steps}": Method(("lift.method=vanilla", f"lift.steps={steps}")) for steps in (2000, 8000)},
+    **{
+        f"linear assignment {steps}": Method(("lift.method=linear_assignment", f"lift.steps={steps}"))
+        for steps in (2000, 8000)
+    },
+}
+_NAMES = list(METHODS)
+SETS: dict[str, list[str]] = {
+    "methods": _NAMES[: _NAMES.index("without votes")],
+    "ablation": [
+        "default",
+        *_NAMES[_NAMES.index("without votes") : _NAMES.index("paper 2000")],
+        "HDBSCAN alone",
+        "mask graph",
+    ],
+    "curve": ["paper", "vanilla", "linear assignment", *_NAMES[_NAMES.index("paper 2000") :]],
 }
 COLUMNS = ("PQ scene", "PQ things", "mIoU", "found", "false", "halo", "lift s", "segment s")
 
@@ -197,14 +227,16 @@ def main(
     rooms: Annotated[
         list[str] | None, typer.Argument(help="Scene folders, or synth:OBJECTS:NOISE[:SEED].")
     ] = None,
-    chosen: Annotated[str, typer.Option("--methods", help="Names, with commas between.")] = ",".join(METHODS),
+    chosen: Annotated[
+        str, typer.Option("--methods", help="A set, or names with commas between.")
+    ] = "methods",
     out: Annotated[Path, typer.Option(help="Where rooms, splats and cells go.")] = Path("runs/lifting"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows here.")] = None,
     table_only: Annotated[bool, typer.Option(help="Measure nothing; print what is there.")] = False,
 ) -> None:
     reporter = TerminalReporter(Console(stderr=True))
     show_warnings(reporter)
-    rooms, methods = rooms or ROOMS, chosen.split(",")
+    rooms, methods = rooms or ROOMS, SETS.get(chosen, chosen.split(","))
     for room in () if table_only else rooms:
         measure_room(room, methods, load_config(None), out, reporter)
     names = [Path(room.replace("synth:", "synth_").replace(":", "_")).name for room in rooms]
