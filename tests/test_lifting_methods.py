@@ -127,7 +127,7 @@ def test_a_recipe_changes_what_nobody_set() -> None:
     config = load_config(None, ["lift.method=paper"])
     assert (config.lift.dimensions, config.lift.pull, config.lift.final_rate) == (3, 0, 1)
     assert config.cluster.consensus is False
-    assert config.lift.steps == LiftConfig().steps
+    assert config.lift.pixels == LiftConfig().pixels
 
 
 def test_the_user_has_the_last_word_wherever_it_stands(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from balls import MUG, ROOM, Draw, evidence_of, scene
 from gs_lift.clustering import ClusterConfig, cluster
 from gs_lift.clustering.consensus import Regions
 from gs_lift.clustering.instances import things_of
-from gs_lift.clustering.votes import KEEP, confidence, detections, match, vote
+from gs_lift.clustering.votes import KEEP, confidence, detections, drop_undetected, match, vote
 
 TWO = [((0.0, 0, 0), 0, MUG, 100), ((1.0, 0, 0), 1, MUG, 100)]
 
@@ -133,3 +133,17 @@ def test_views_that_see_and_detect_an_object_are_counted() -> None:
     assert seen == [10, 10]
     assert (detected[missed], detected[found]) == (2, 10)
     assert detections(instances, embeddings.evidence, minimum_pixels=1e6) == ([0, 0], [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("views", "detected", "kept"), [(40, 2, False), (40, 3, True), (6, 1, True), (10, 1, False)]
+)
+def test_what_fewer_views_detect_is_dropped(views: int, detected: int, kept: bool) -> None:
+    def draw(view: int, truth: np.ndarray) -> np.ndarray:
+        return np.where((truth == 0) & (view >= detected), -1, truth)
+
+    regions, truth = regions_of(views, draw)
+    left = drop_undetected(regions, truth, 3)
+    assert ((left[truth == 0] >= 0) == kept).all()
+    assert (left[truth == 1] == (1 if kept else 0)).all()
+    assert np.array_equal(drop_undetected(regions, truth, 0), truth)

@@ -59,7 +59,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "default": Method(),
-    "HDBSCAN alone": Method(("cluster.consensus=false",)),
+    "HDBSCAN alone": Method(("cluster.consensus=false", "cluster.min_thing=0.4")),
     "mask graph": Method(("lift.method=mask_graph",)),
     "paper": Method(("lift.method=paper",)),
     "vanilla": Method(("lift.method=vanilla",)),

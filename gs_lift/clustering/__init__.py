@@ -38,7 +38,7 @@ from gs_lift.clustering.parts import find_parts, parts_of_clusters, parts_of_joi
 from gs_lift.clustering.prediction import approximate_predict
 from gs_lift.clustering.selection import MIDDLE
 from gs_lift.clustering.settings import OF_THE_TREE, ClusterConfig
-from gs_lift.clustering.votes import confidence, detections, vote
+from gs_lift.clustering.votes import confidence, detections, drop_undetected, vote
 from gs_lift.errors import pick
 from gs_lift.gaussians import Gaussians
 from gs_lift.segmentation import Classes, Embeddings, Evidence, Instances
@@ -146,7 +146,7 @@ def _cut(
         wanted = wanted_agreement(config.granularity)
         labels = drop_light(things, joins.cut(wanted), LIGHT * config.least_weight(len(things)))
         labels, share = vote(regions, labels, config.votes)
-        scores = confidence(share)
+        labels, scores = drop_undetected(regions, labels, config.min_detections), confidence(share)
         if constraints:
             labels = rejoin(things.rows, link(tree, things.rows, labels, constraints), constraints)
             scores = np.where(np.isin(things.rows, constraints.must_gaussians), 1.0, scores)

@@ -21,8 +21,9 @@ class ClusterConfig:
 
     method: str = "hdbscan_faiss"
     """`hdbscan_faiss`: ours; `hdbscan`: the package's spanning tree, exact, slow, without weights, to compare with."""
-    min_thing: float = 0.4
-    """Probability of all thing classes together from which a Gaussian can belong to an instance."""
+    min_thing: float = 0.15
+    """Probability of all thing classes together from which a Gaussian can belong to an instance: one that is segmented
+    in one view of 18 that see it. Without consensus .4 is better: nothing else tells an object from a slip."""
     min_visibility: float = 0.3
     """Total blending weight, in pixels of all training views, up to which a Gaussian stays out: it learnt nothing."""
     max_weight: float = 2.0
@@ -54,6 +55,8 @@ class ClusterConfig:
     """Views that HDBSCAN's clusters count as in the consensus. Few: segments of real segmenters, which cut objects to
     pieces, come apart (messy_sam_50: 0 .742, 2 .795, 6 .805); many: what HDBSCAN takes for noise or merges stays so
     (messy_noise_100: 0 .774, 2 .740, 6 .702)."""
+    min_detections: int = 3
+    """Views in which a segment must match an instance of the consensus; fewer where there are fewer than 16 views."""
     votes: int = 2
     """Rounds in which each Gaussian votes for the instance that the segments around it speak for; 0 = none."""
 
@@ -73,6 +76,7 @@ class ClusterConfig:
             "noise_spread": 0,
             "embedding_views": 0,
             "votes": 0,
+            "min_detections": 0,
         }
         for name, low in floors.items():
             if not low <= getattr(self, name) < math.inf:

@@ -52,6 +52,17 @@ def vote(regions: Regions, labels: Ints, rounds: int) -> tuple[Ints, Floats]:
     return labels, np.where(labels == NOBODY, 0.0, share)
 
 
+def drop_undetected(regions: Regions, labels: Ints, least: int) -> Ints:
+    """Labels [T], without gaps, but for instances that segments match in fewer than `least` views.
+
+    What a segmenter sees where nothing is, it sees once or twice. Where there are few views, fewer will do: one in
+    eight, and one more.
+    """
+    _, detected = match(regions, labels, int(labels.max(initial=NOBODY)) + 1)
+    enough = detected.sum(axis=0) >= min(least, 1 + regions.views // 8)
+    return _numbered(np.where(np.append(enough, False)[labels], labels, NOBODY))
+
+
 def match(regions: Regions, labels: Ints, count: int) -> tuple[Ints, NDArray[np.bool_]]:
     """The instance [R] that each segment matches, NOBODY = none, and which views detect which instance [V M].
 

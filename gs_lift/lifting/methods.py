@@ -23,6 +23,7 @@ _RELEASED: dict[str, Any] = {
     "lift.thing_weight": 1.0,
     "lift.final_rate": 1.0,
     "cluster.consensus": False,
+    "cluster.min_thing": 0.4,
 }
 """As Contrastive Lift was released: three dimensions, no smoothing, a constant rate; then HDBSCAN and nothing else."""
 
