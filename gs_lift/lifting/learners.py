@@ -18,7 +18,6 @@ from gs_lift.gaussians import Gaussians
 from gs_lift.lifting.losses import instance_loss, semantic_gradient
 from gs_lift.lifting.methods import METHODS
 from gs_lift.lifting.network import RATE, CentreNetwork
-from gs_lift.lifting.sampling import LabelledPixels
 from gs_lift.lifting.settings import LiftConfig
 from gs_lift.lifting.views import TrainingView
 from gs_lift.rendering.weights import PickedRows
@@ -224,19 +223,44 @@ class ClassLearner:
         self.logits, self.first, self.second = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape)
 
     def learn(
-        self, step: int, labelled: LabelledPixels, picked: Int[Tensor, "B"], weights: PickedRows
+        self,
+        step: int,
+        view: TrainingView,
+        labelled: Int[Tensor, "B"],
+        of_labelled: PickedRows,
+        things: Int[Tensor, "T"],
+        of_things: PickedRows,
     ) -> float:
-        """Step number `step`, from 1, by those of a view's labelled pixels; the loss."""
-        config, classes = self.config, labelled.classes[picked]
-        confidence = (
-            torch.where(self.is_thing[classes], config.thing_weight, 1.0) * labelled.confidence[picked]
-        )
+        """Step number `step`, from 1, by those of a view's labelled pixels and thing pixels; the loss.
+
+        of_labelled, of_things: rows of one W, of those pixels.
+        """
+        config, classes, weights = self.config, view.labelled.classes[labelled], of_labelled
+        confidence = torch.where(self.is_thing[classes], config.thing_weight, 1.0)
+        confidence = confidence * view.labelled.confidence[labelled]
+        if config.consistency > 0 and step > config.consistency_start * config.steps and len(things):
+            agreed = self._class_of_segments(view.things.segment[things], of_things)
+            doubt = config.consistency * view.things.confidence[things]
+            weights = PickedRows(of_labelled.weights, torch.cat([of_labelled.index, of_things.index]))
+            classes = torch.cat([classes, agreed])
+            # The loss is a mean over all pixels; each kind shall count as a mean over its own.
+            confidence = torch.cat(
+                [confidence * len(weights) / len(labelled), doubt * len(weights) / len(things)]
+            )
         loss, seen, gradient = semantic_gradient(self.logits, weights, classes, confidence)
         _native.lifting_adam_rows(
             *_arrays(self.logits, self.first, self.second, seen, gradient),
             *_adam(step, config.rate_at(step, config.semantic_rate)),
         )
         return loss
+
+    def _class_of_segments(self, segment: Int[Tensor, "T"], weights: PickedRows) -> Int[Tensor, "T"]:
+        """Of each pixel the class of its segment by what was learnt: that of the greatest mean log probability."""
+        seen, rows = weights.seen()
+        blended = rows.blend(self.logits[seen].softmax(dim=1))
+        log = (blended / blended.sum(dim=1, keepdim=True).clamp(min=1e-8)).clamp(min=1e-8).log()
+        sums = torch.zeros(int(segment.max()) + 1, log.shape[1]).index_add(0, segment, log)
+        return sums.argmax(dim=1)[segment]
 
     def tensors(self) -> dict[str, Tensor]:
         """All that changes, by name."""

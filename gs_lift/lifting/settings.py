@@ -49,6 +49,11 @@ class LiftConfig:
     thing_weight: float = 3.0
     """Weight of a thing's pixels in the class loss: an object wins over the stuff behind it if it is segmented in one
     view of 1 + thing_weight. 1, 2, 4 scored .842, .868, .872 on messy_sam_50 and .926, .936, .947 on messy_noise_25."""
+    consistency: float = 0.0
+    """Weight of the segment-consistency loss (Panoptic Lifting, section 3.3): all pixels of a segment shall have the
+    class that is the most probable over it."""
+    consistency_start: float = 0.6
+    """Share of the steps after which it begins, when the classes have settled; as released."""
     losses: LossWeights = dataclasses.field(default_factory=LossWeights)
     """Weights of the losses on the instance embeddings."""
     minimum_weight: float = 1e-3
@@ -71,12 +76,12 @@ class LiftConfig:
         for name, least in at_least.items():
             if not getattr(self, name) >= least:
                 raise ConfigError(f"lift.{name}: wanted {least} or more, got {getattr(self, name)}")
-        for name in ("semantic_rate", "initial_spread", "minimum_weight", "thing_weight"):
+        for name in ("semantic_rate", "initial_spread", "minimum_weight", "thing_weight", "consistency"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"lift.{name}: wanted a finite 0 or more, got {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"lift.learning_rate: wanted more than 0 and finite, got {self.learning_rate}")
-        for name in ("balance", "momentum", "pull"):
+        for name in ("balance", "momentum", "pull", "consistency_start"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"lift.{name}: wanted 0 to 1, got {getattr(self, name)}")
         if not 0 < self.final_rate <= 1:

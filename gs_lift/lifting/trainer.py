@@ -119,7 +119,7 @@ def _take_step(
     if len(things):
         figures |= learners.instances.learn(step, view, things, of_things)
     if len(labelled):
-        figures["semantic"] = learners.classes.learn(step, view.labelled, labelled, of_labelled)
+        figures["semantic"] = learners.classes.learn(step, view, labelled, of_labelled, things, of_things)
     return figures
 
 
