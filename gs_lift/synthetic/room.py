@@ -8,7 +8,7 @@ from jaxtyping import Int
 from gs_lift.synthetic.dropping import HeightField, Pose, Shape, drop, drop_beside, prepare, rotate
 from gs_lift.synthetic.meshes import Mesh, grid, join
 from gs_lift.synthetic.shapes import SHAPES, make_shape
-from gs_lift.synthetic.textures import Picture, object_textures, room_textures
+from gs_lift.synthetic.textures import object_textures, room_textures
 
 TWIN_SHARE = 0.16
 """Share of the objects that have an identical twin beside them (at least one pair from four objects up)."""
@@ -100,7 +100,7 @@ def assembled(
     things: list[Thing],
     meshes: list[Mesh],
     slots: list[int],
-    textures: list[Picture],
+    textures: list[np.ndarray],
     shell_owners: tuple[int, int] = (0, 0),
 ) -> Room:
     """The room of `things`, whose posed `meshes` take the textures from `slots` on; 5 of the floor and the walls come
