@@ -427,6 +427,12 @@ def test_an_archive_without_confidence(scene_folder: Path) -> None:
     assert (segments.semantic == VOID).all()  # the first of equals is void
 
 
+def test_a_confidence_rounded_to_more_than_1_is_1(scene_folder: Path) -> None:
+    values = np.full((48, 48), 1 + 1e-6)
+    write_archive(scene_folder / "m2f_probabilities/0001.npz", **arrays(confidence=values))
+    assert (segments_of(load_scene(scene_folder).train[0]).confidence == 1).all()
+
+
 def test_ids_as_older_versions_of_pillow_wrote_them(scene_folder: Path) -> None:
     path = scene_folder / "m2f_instance/0001.png"
     before = segments_of(load_scene(scene_folder).train[0]).instance

@@ -227,9 +227,10 @@ def read_segments(segments: SegmentFiles, width: int, height: int) -> Segments:
         semantic = np.where(semantic == 0, VOID, semantic)
         if segments.has_confidence:
             values = files.read_archived(segments.probabilities, "confidence", segments.size)
-            if not ((values >= 0) & (values <= 1)).all():  # NaN included
+            # A mean of probabilities may be rounded to a little more than 1.
+            if not ((values >= -1e-3) & (values <= 1.001)).all():  # NaN included
                 raise SceneError(f"{segments.probabilities}: `confidence` outside 0..1; wanted probabilities")
-            confidence = values[nearest]
+            confidence = values.clip(0, 1)[nearest]
     return Segments(
         instance=torch.from_numpy(np.where(ids > 0, ids, -1)),
         semantic=torch.from_numpy(semantic),
