@@ -66,9 +66,7 @@ def demo(
 
 @app.command()
 def synth(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Scene folder to write (Messy Rooms layout).")
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Scene folder to write.")],
     objects: Annotated[int, typer.Option(help="Objects in the room.")] = 25,
     views: Annotated[int, typer.Option(help="Views; the last fifth is for testing.")] = 60,
     size: Annotated[int, typer.Option(help="Width and height of a view, pixels.")] = 256,
@@ -76,10 +74,16 @@ def synth(
     noise: Annotated[
         str, typer.Option(help="Errors of the segments: none, easy, moderate or hard.")
     ] = "moderate",
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="messy_rooms: a heap; panoptic_lifting: furniture, 22 classes, every sixth view for testing."
+        ),
+    ] = "messy_rooms",
 ) -> None:
-    """Write a ray-traced messy room with exact truth and segments that err like a real segmenter's."""
+    """Write a ray-traced room with exact truth and segments that err like a real segmenter's."""
     reporter = _reporter()
-    _synthesize(folder, objects, views, size, seed, noise, reporter)
+    _synthesize(folder, objects, views, size, seed, noise, reporter, layout)
     reporter.say(f"wrote {folder}; next: gslift fit {folder}")
 
 
@@ -238,14 +242,21 @@ def _run(folder: Path | None) -> "Run":
 
 
 def _synthesize(
-    folder: Path, objects: int, views: int, size: int, seed: int, noise: str, reporter: "TerminalReporter"
+    folder: Path,
+    objects: int,
+    views: int,
+    size: int,
+    seed: int,
+    noise: str,
+    reporter: "TerminalReporter",
+    layout: str = "messy_rooms",
 ) -> None:
     from gs_lift.synthetic import SynthConfig, synthesize
 
     with reporter.stage("synth", views) as on_step:
         synthesize(
             folder,
-            SynthConfig(objects=objects, views=views, size=size, seed=seed, noise=noise),
+            SynthConfig(objects=objects, views=views, size=size, seed=seed, noise=noise, layout=layout),
             on_step=on_step,
         )
 

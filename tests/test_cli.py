@@ -199,6 +199,7 @@ def test_config_prints_what_it_reads(workplace: Path) -> None:
         (["eval", "--dataset", "messy_rooms"], "--data DIR"),
         (["eval", "--dataset", "imagenet", "--data", "."], "no dataset 'imagenet'; one of: messy_rooms"),
         (["synth", "new", "--noise", "loud"], "loud"),
+        (["synth", "new", "--layout", "colmap"], "one of: messy_rooms, panoptic_lifting"),
         (["synth", "new", "--objects", "many"], "--objects"),
         (["synth", "new", "--objects", "0"], "objects"),
         (["render", "nowhere", "--out", "x"], "nowhere: not a run folder"),

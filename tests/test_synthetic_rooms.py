@@ -10,7 +10,7 @@ from gs_lift.synthetic.cameras import Pinhole, looking, orbit
 from gs_lift.synthetic.dropping import CONTACT_M, HeightField, balances, prepare, resting_rotations, rotate
 from gs_lift.synthetic.meshes import Mesh, cuboid, face_vectors, signed_volume
 from gs_lift.synthetic.room import Room, extents, furnish, posed
-from gs_lift.synthetic.shapes import SHAPES, make_shape
+from gs_lift.synthetic.shapes import FURNITURE, SHAPES, make_shape
 from gs_lift.synthetic.textures import PATTERNS, object_textures
 
 
@@ -51,7 +51,7 @@ def test_there_are_at_least_ten_shapes() -> None:
     assert len(SHAPES) >= 10
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SHAPES | FURNITURE)
 def test_a_shape_is_closed_and_turned_outward(name: str) -> None:
     mesh = make_shape(name, np.random.default_rng(0))
     around = winding_number(mesh, np.random.default_rng(1).uniform(-0.6, 0.6, (60, 3)))
@@ -63,7 +63,7 @@ def test_a_shape_is_closed_and_turned_outward(name: str) -> None:
     assert ((normals * face_vectors(mesh.vertices, mesh.faces)).sum(axis=1) > 0).all()
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", SHAPES | FURNITURE)
 def test_a_shape_is_centred_with_a_longest_side_of_1(name: str) -> None:
     vertices = make_shape(name, np.random.default_rng(2)).vertices
     assert vertices.min(axis=0) == pytest.approx(-vertices.max(axis=0))

@@ -45,6 +45,7 @@ NOISES = ("none", "easy", "moderate", "hard")
 ROOMS = [
     *(f"synth:{count}:{noise}:{seed}" for noise in NOISES for count in (25, 50, 100) for seed in (0, 1, 2)),
     *(f"synth:500:{noise}:0" for noise in NOISES),
+    *(f"furnished:20:{noise}:{seed}" for noise in NOISES for seed in (0, 1, 2)),
     *(f"../shared/data/messy_{name}" for name in ("noise_25", "noise_100", "noise_500", "sam_50")),
 ]
 
@@ -239,7 +240,7 @@ def main(
     rooms, methods = rooms or ROOMS, SETS.get(chosen, chosen.split(","))
     for room in () if table_only else rooms:
         measure_room(room, methods, load_config(None), out, reporter)
-    names = [Path(room.replace("synth:", "synth_").replace(":", "_")).name for room in rooms]
+    names = [Path(room.replace(":", "_")).name for room in rooms]
     rows = table(names, methods, out)
     print(markdown(rows))
     if json_file:

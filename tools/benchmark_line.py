@@ -2,7 +2,8 @@
 
     python tools/benchmark_line.py ROOMS... [--out runs/line] [--set section.field=value]... [--json FILE]
 
-ROOM is a scene folder, or `synth:OBJECTS:NOISE[:SEED]` for a room that is made first. Each scene is fitted, lifted,
+ROOM is a scene folder, or `synth:OBJECTS:NOISE[:SEED]` for a room that is made first, `furnished:...` for one with
+furniture and 22 classes in the Panoptic Lifting layout. Each scene is fitted, lifted,
 segmented and scored in a run folder of its own under --out; what is done is skipped, so the command can be stopped and
 started again. Beside the scene's scores stands the quality of the 2D segments that went in, per frame and against the
 truth: what lifting started from.
@@ -33,15 +34,19 @@ COLUMNS = (
 )
 
 
+LAYOUT_OF = {"synth": "messy_rooms", "furnished": "panoptic_lifting"}
+
+
 def room_folder(room: str, out: Path, reporter: TerminalReporter) -> Path:
-    """The scene folder that ROOM names; a `synth:` room is made first, or completed."""
-    if not room.startswith("synth:"):
+    """The scene folder that ROOM names; a `synth:` or `furnished:` room is made first, or completed."""
+    kind, *words = room.split(":")
+    if kind not in LAYOUT_OF:
         return Path(room)
-    words = room.split(":")[1:]
     if len(words) not in (2, 3) or not words[0].isdigit() or (len(words) == 3 and not words[2].isdigit()):
-        raise ConfigError(f"{room}: wanted synth:OBJECTS:NOISE or synth:OBJECTS:NOISE:SEED")
-    config = SynthConfig(objects=int(words[0]), noise=words[1], seed=int(words[2]) if words[2:] else 0)
-    folder = out / "rooms" / f"synth_{config.objects}_{config.noise}_{config.seed}"
+        raise ConfigError(f"{room}: wanted {kind}:OBJECTS:NOISE or {kind}:OBJECTS:NOISE:SEED")
+    seed = int(words[2]) if words[2:] else 0
+    config = SynthConfig(objects=int(words[0]), noise=words[1], seed=seed, layout=LAYOUT_OF[kind])
+    folder = out / "rooms" / f"{kind}_{config.objects}_{config.noise}_{config.seed}"
     with reporter.stage("synth", config.views) as on_step:
         synthesize(folder, config, on_step=on_step)
     return folder

@@ -37,8 +37,15 @@ def _messy_rooms() -> ModuleType:
     return messy_rooms
 
 
+def _panoptic_lifting() -> ModuleType:
+    from gs_lift.datasets import panoptic_lifting
+
+    return panoptic_lifting
+
+
 READERS: dict[str, Callable[[], ModuleType]] = {
     "messy_rooms": _messy_rooms,
+    "panoptic_lifting": _panoptic_lifting,
 }
 """Layouts by name, asked in this order."""
 

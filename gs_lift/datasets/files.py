@@ -4,11 +4,13 @@ Every function raises SceneError in one line that names the file, what was wante
 """
 
 import json
+import math
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -18,8 +20,14 @@ from torch import Tensor
 
 from gs_lift.errors import SceneError
 
+MAX_MATRIX_BYTES = 2**12
+"""Sixteen numbers of any length that makes sense."""
+
 MAX_JSON_BYTES = 64 * 2**20
 """More than a million poses; a larger file is not what it says."""
+
+MAX_HEADER_BYTES = 2**14
+"""Of an array in an archive; numpy reads no longer ones."""
 
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -31,6 +39,28 @@ def check_inside(root: Path, path: Path, allow_outside: bool) -> None:
             f"{path}: leads out of the scene folder, to {path.resolve()}; "
             "copy it there or set data.allow_outside=true"
         )
+
+
+def read_matrix(path: Path) -> np.ndarray:
+    """The 4x4 matrix of finite numbers in a text file, as float64."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_MATRIX_BYTES + 1)
+    except FileNotFoundError:
+        raise SceneError(f"{path}: missing; wanted 4 lines of 4 numbers") from None
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        values = [float(word) for word in content.split()]
+    except ValueError:
+        raise SceneError(f"{path}: not a matrix of numbers; wanted 4 lines of 4 numbers") from None
+    if len(content) > MAX_MATRIX_BYTES or len(values) != 16:
+        many = "more than 4 KiB" if len(content) > MAX_MATRIX_BYTES else f"{len(values)} numbers"
+        raise SceneError(f"{path}: {many}; wanted 4 lines of 4 numbers")
+    matrix = np.array(values).reshape(4, 4)
+    if not np.isfinite(matrix).all():
+        raise SceneError(f"{path}: holds nan or inf; wanted finite numbers; leave the frame out")
+    return matrix
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -119,6 +149,16 @@ def read_depth_mm(path: Path, width: int, height: int) -> Float[Tensor, "H W"]:
     return torch.from_numpy(millimetres) / 1000
 
 
+def read_id_image(path: Path, width: int, height: int) -> np.ndarray:
+    """An image of ids, 8 or 16 bits grey or a palette's indices, as int64 [H W]."""
+    with _opened(path) as image:
+        _check_size(path, image.size, (width, height))
+        # Pillow calls 16-bit grey I;16 or, in older versions, I.
+        if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+            raise SceneError(f"{path}: pixels of mode {image.mode}; wanted ids as grey of 8 or 16 bits")
+        return np.array(image).astype(np.int64)
+
+
 def open_array(path: Path, shape: tuple[int, int], kinds: str) -> np.ndarray:
     """A `.npy` file of `shape` whose dtype is one of `kinds` (numpy's letters), mapped but not read.
 
@@ -147,6 +187,63 @@ def open_array(path: Path, shape: tuple[int, int], kinds: str) -> np.ndarray:
             "resize it by nearest neighbour"
         )
     return array
+
+
+def archived_shape(path: Path, name: str, most: int) -> tuple[int, ...] | None:
+    """The shape of the array of floats `name` in an .npz file, from its header; None if there is no such array.
+
+    most: numbers that it may hold. Pickled objects are refused.
+    """
+    with _archive(path) as archive:
+        if f"{name}.npy" not in archive.namelist():
+            return None
+        with _member(path, archive, name, most) as (_, shape):
+            return shape
+
+
+def read_archived(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The array of floats `name` in an .npz file, as float32; its shape is known from archived_shape."""
+    with _archive(path) as archive, _member(path, archive, name, math.prod(shape)) as (file, found):
+        if found != shape:
+            raise SceneError(f"{path}: `{name}` has shape {found}; wanted {shape} as at first")
+        return np.lib.format.read_array(file, allow_pickle=False).astype(np.float32)
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An .npz file; what zipfile and numpy say against it becomes a SceneError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except SceneError:
+        raise
+    except FileNotFoundError:
+        raise SceneError(f"{path}: missing") from None
+    except Exception as error:  # both raise whatever the bytes provoke
+        raise SceneError(
+            f"{path}: not a plain .npz archive ({_one_line(error)}); write it with numpy.savez_compressed"
+        ) from None
+
+
+@contextmanager
+def _member(
+    path: Path, archive: zipfile.ZipFile, name: str, most: int
+) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+    """An array in an archive, at its start, and its shape: both its header and its size are looked at before."""
+    info = archive.getinfo(f"{name}.npy")
+    if info.file_size > 8 * most + MAX_HEADER_BYTES:
+        raise SceneError(f"{path}: `{name}` is {info.file_size} bytes; wanted at most {most} floats")
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise SceneError(f"{path}: `{name}` is of .npy version {version[0]}.{version[1]}; wanted 1.0")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.kind != "f":
+            raise SceneError(f"{path}: `{name}` has dtype {dtype}; wanted floats")
+        if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize > info.file_size:
+            raise SceneError(f"{path}: `{name}` has shape {shape}, more than its {info.file_size} bytes")
+    with archive.open(info) as file:
+        yield file, shape
 
 
 def read_ids(path: Path, shape: tuple[int, int]) -> np.ndarray:

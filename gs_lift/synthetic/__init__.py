@@ -1,6 +1,6 @@
-"""Messy rooms of our own: textured objects in a heap, lit, with exact truth and segments that have errors.
+"""Rooms of our own, objects in a heap or furniture: textured, lit, with exact truth and segments that have errors.
 
-    config -> furnish -> Room -> vertex_light -> Painter -> frames -> corrupt -> segments
+    config -> furnish -> Room -> vertex_light -> Painter -> frames -> corrupt (-> panoptic) -> segments
 
 Nothing here knows the rest of gs_lift: what is rendered here can judge what is rendered there.
 """

@@ -88,6 +88,29 @@ def orbit(views: int, size: int, sizes: Extents, seed: int) -> list[Pinhole]:
     return [cameras[index] for index in _frame_order(views, rng)]
 
 
+def walk(views: int, size: int, sizes: Extents, seed: int) -> list[Pinhole]:
+    """Cameras in the order of a walk around the furniture, held above heads and lamps.
+
+    They look down at furniture at most 3 m away, so that the tops of the walls stay out of the picture.
+    """
+    rng = np.random.default_rng([seed, 3])
+    phase = rng.uniform(0, 2 * np.pi, 4)
+    path = np.arange(views) / views
+    turns = 2 if views >= 30 else 1
+    azimuth = 2 * np.pi * (turns * path * (1 - 1 / views) + 0.03 * rng.standard_normal(views) / turns)
+    farther = 0.5 + 0.5 * np.sin(2 * np.pi * 3.37 * path + phase[0])
+    higher = 0.5 + 0.5 * np.sin(2 * np.pi * 2.21 * path + phase[1])
+    cameras = []
+    for index in range(views):
+        way = np.array([np.cos(azimuth[index]), np.sin(azimuth[index])])
+        ground = (0.65 + 0.35 * farther[index]) * (sizes.heap + 0.5) * way / np.abs(way).max()
+        toward = 0.5 * sizes.heap * _wander(path[index], phase[2:]) - ground
+        toward *= min(1.0, 3.0 / np.linalg.norm(toward))
+        position = np.array([*ground, 1.9 + 0.4 * higher[index]])
+        cameras.append(looking(position, np.array([*(ground + toward), 0.35]), size))
+    return cameras
+
+
 def _wander(at: float, phase: Float[np.ndarray, "2"]) -> Float[np.ndarray, "2"]:
     """A path that fills the square -1..1 (Lissajous)."""
     return np.array([np.sin(2 * np.pi * 5 * at + phase[0]), np.sin(2 * np.pi * 7 * at + phase[1])])

@@ -183,6 +183,15 @@ class HeightField:
         window = self._window(underside, cell)
         return None if window is None else float((self.heights[window] - underside.heights).max())
 
+    def is_free(self, underside: Relief, cell: Int[np.ndarray, "2"], gap_m: float) -> bool:
+        """Whether the floor is bare under the object's square over `cell` and within `gap_m` of it."""
+        gap = round(gap_m / self.cell_m)
+        start = underside.start + cell + self.count // 2
+        end = start + underside.heights.shape
+        if (start < gap).any() or (end > self.count - gap).any():
+            return False
+        return not self.heights[start[0] - gap : end[0] + gap, start[1] - gap : end[1] + gap].any()
+
     def contacts(self, underside: Relief, cell: Int[np.ndarray, "2"], z: float) -> Float[np.ndarray, "P 2"]:
         """Centres of the cells where the object at height z touches, relative to its position."""
         window = self._window(underside, cell)
@@ -316,3 +325,40 @@ def drop_beside(field: HeightField, shape: Shape, pose: Pose, rng: np.random.Gen
             if z <= pose.position[2] + 1e-9:
                 return field.put(shape, pose.rotation, beside, z)
     return None
+
+
+def stand(
+    field: HeightField, shape: Shape, rng: np.random.Generator, half_m: float, gap_m: float = 0.1
+) -> Pose:
+    """Stand the object upright on bare floor, anywhere in a square of half width `half_m`, nearly square with the room.
+
+    Where no place with a gap of `gap_m` is found, on the floor beside the others.
+    """
+    for _ in range(4):
+        rotation = _quarter_turn(rng) @ shape.rests[0]
+        underside = field.underside(shape, rotation)
+        for spot_m in rng.uniform(-half_m, half_m, (40, 2)):
+            cell = np.round(spot_m / field.cell_m).astype(int)
+            if field.is_free(underside, cell, gap_m):
+                return field.put(shape, rotation, cell, -float(underside.heights.min()))
+    return _put_aside(field, shape, rng, half_m)
+
+
+def stand_on(
+    field: HeightField, shape: Shape, rng: np.random.Generator, base: Pose, reach_m: float, top_m: float
+) -> Pose | None:
+    """Stand the object upright on the level top of another one, near its middle; None if it finds no place there."""
+    for _ in range(8):
+        rotation = about(np.array([0.0, 0.0, 1.0]), rng.uniform(0, 2 * np.pi)) @ shape.rests[0]
+        cell = np.round((base.position[:2] + rng.uniform(-reach_m, reach_m, 2)) / field.cell_m).astype(int)
+        settled = settle(field, shape, rotation, cell, turns=1)
+        if settled is not None and abs(settled[2] - top_m) < CONTACT_M:
+            return field.put(shape, rotation, cell, settled[1])
+    return None
+
+
+def _quarter_turn(rng: np.random.Generator) -> Float[np.ndarray, "3 3"]:
+    """A turn about z to one of four sides, a few degrees off."""
+    return about(
+        np.array([0.0, 0.0, 1.0]), rng.integers(4) * np.pi / 2 + np.radians(7) * rng.standard_normal()
+    )

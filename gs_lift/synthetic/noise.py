@@ -38,6 +38,7 @@ class NoiseLevel:
     jitter_px: standard deviation of the borders' displacement. spurious: segments on nothing, a frame.
     fixed_pairs, fixed_cuts: shares of the objects that are in pairs which keep merging, or keep being cut;
     pair_rate, cut_rate: how often they do.
+    confused: chance that a segment gets a class that is easily taken for its own, where there are classes.
     """
 
     miss: float = 0.0
@@ -52,21 +53,22 @@ class NoiseLevel:
     pair_rate: float = 0.0
     fixed_cuts: float = 0.0
     cut_rate: float = 0.0
+    confused: float = 0.0
 
 
 LEVELS: dict[str, NoiseLevel] = {
     "none": NoiseLevel(),
     "easy": NoiseLevel(
         miss=0.01, small_px=30, merge=0.01, cut=0.02, partial=0.03, pieces=0.12, jitter_px=0.2, spurious=0.7,
-        fixed_pairs=0.04, pair_rate=0.3, fixed_cuts=0.04, cut_rate=0.25,
+        fixed_pairs=0.04, pair_rate=0.3, fixed_cuts=0.04, cut_rate=0.25, confused=0.02,
     ),
     "moderate": NoiseLevel(
         miss=0.04, small_px=80, merge=0.03, cut=0.04, partial=0.09, pieces=0.4, jitter_px=0.32, spurious=3.0,
-        fixed_pairs=0.08, pair_rate=0.5, fixed_cuts=0.08, cut_rate=0.4,
+        fixed_pairs=0.08, pair_rate=0.5, fixed_cuts=0.08, cut_rate=0.4, confused=0.06,
     ),
     "hard": NoiseLevel(
         miss=0.12, small_px=170, merge=0.06, cut=0.08, partial=0.18, pieces=0.8, jitter_px=0.42, spurious=7.0,
-        fixed_pairs=0.10, pair_rate=0.6, fixed_cuts=0.10, cut_rate=0.5,
+        fixed_pairs=0.10, pair_rate=0.6, fixed_cuts=0.10, cut_rate=0.5, confused=0.12,
     ),
 }  # fmt: skip
 """By the names that `--noise` takes."""

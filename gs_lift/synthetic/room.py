@@ -43,7 +43,8 @@ class Thing:
 class Room:
     """Everything as one mesh in metres, z up, floor at 0.
 
-    owner: object of each face, 0 = the room; texture: which of the square textures, bytes, lies on a face.
+    owner: object of each face, 0 = the room (a furnished room gives its floor and walls ids, too); texture: which
+    of the square textures, bytes, lies on a face.
     room_grids: rows and columns of the vertices of the floor and the walls, which come first.
     """
 
@@ -84,19 +85,40 @@ def furnish(objects: int, seed: int, size: int = 256) -> Room:
             meshes.append(posed(shape.mesh, pose))
             slots.append(5 + len(textures))
         textures += list(object_textures(np.random.default_rng([seed, 2, first]), texels))
-    shell = _shell(sizes, FLOOR_CELL_M * min(4.0, max(1.0, 256 / size)))
+    painted = room_textures(np.random.default_rng([seed, 2]), 1024 if size > 128 else 256, 2 * sizes.room)
+    return assembled(sizes, floor_cell_m(size), things, meshes, slots, painted + textures)
+
+
+def floor_cell_m(size: int) -> float:
+    """Spacing of the floor's vertices for frames of `size` pixels."""
+    return FLOOR_CELL_M * min(4.0, max(1.0, 256 / size))
+
+
+def assembled(
+    sizes: Extents,
+    cell_m: float,
+    things: list[Thing],
+    meshes: list[Mesh],
+    slots: list[int],
+    textures: list[np.ndarray],
+    shell_owners: tuple[int, int] = (0, 0),
+) -> Room:
+    """The room of `things`, whose posed `meshes` take the textures from `slots` on; 5 of the floor and the walls come
+    first. shell_owners: ids of the floor and of the walls."""
+    shell = _shell(sizes, cell_m)
     grids = [(side.rows, side.columns) for side in shell]
     mesh = join(*(side.mesh for side in shell), *meshes)
     faces = [len(side.mesh.faces) for side in shell]
+    floor, walls = shell_owners
     owner = np.repeat(
-        [0] * len(shell) + [thing.id for thing in things], faces + [len(each.faces) for each in meshes]
+        [floor] + [walls] * (len(shell) - 1) + [thing.id for thing in things],
+        faces + [len(each.faces) for each in meshes],
     )
     texture = np.concatenate(
         [np.full(count, side) for side, count in enumerate(faces)]
         + [slot + each.part for slot, each in zip(slots, meshes, strict=True)]
     )
-    painted = room_textures(np.random.default_rng([seed, 2]), 1024 if size > 128 else 256, 2 * sizes.room)
-    quantised = [(255 * picture.clip(0, 1) + 0.5).astype(np.uint8) for picture in painted + textures]
+    quantised = [(255 * picture.clip(0, 1) + 0.5).astype(np.uint8) for picture in textures]
     return Room(mesh, owner, texture, quantised, things, grids, sizes)
 
 
@@ -128,6 +150,15 @@ def posed(mesh: Mesh, pose: Pose) -> Mesh:
         mesh.faces,
         mesh.part,
     )
+
+
+def object_to_world(thing: Thing) -> list[list[float]]:
+    """[4 4] Takes a shape of size 1 to the room."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = thing.size_m * thing.pose.rotation
+    matrix[:3, 3] = thing.pose.position
+    rows: list[list[float]] = matrix.tolist()
+    return rows
 
 
 @dataclass(frozen=True)

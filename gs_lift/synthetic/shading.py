@@ -34,7 +34,7 @@ LIFT_M = 0.0015
 class Frame:
     """What a camera sees.
 
-    instance: the object at each pixel's centre, 0 = the room.
+    instance: the object at each pixel's centre, 0 = the room; in general Room.owner there, 0 = nothing.
     depth_m: there, along the optical axis, 0 = none.
     """
 

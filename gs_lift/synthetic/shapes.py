@@ -188,6 +188,59 @@ def pan(rng: np.random.Generator) -> Mesh:
     return join(body, moved(handle, [radius + 0.19, 0, height - 0.05]))
 
 
+def table(rng: np.random.Generator) -> Mesh:
+    width, height = rng.uniform(0.5, 0.64), rng.uniform(0.48, 0.56)
+    top, leg, inset = 0.035, 0.05, 0.02
+    board = moved(cuboid([1.0, width, top]), [0, 0, height - top / 2])
+    post = cuboid([leg, leg, height - top], parts=(2,) * 6)
+    corners = [
+        (x * (0.5 - leg / 2 - inset), y * (width / 2 - leg / 2 - inset)) for x in (-1, 1) for y in (-1, 1)
+    ]
+    return join(board, *(moved(post, [x, y, (height - top) / 2]) for x, y in corners))
+
+
+def bed(rng: np.random.Generator) -> Mesh:
+    width, head, frame, mattress = rng.uniform(0.46, 0.8), rng.uniform(0.38, 0.48), 0.13, 0.12
+    base = moved(cuboid([1.0, width, frame], parts=(2,) * 6), [0, 0, frame / 2])
+    soft = moved(cuboid([0.95, width - 0.03, mattress], radius=0.04), [0.015, 0, frame + mattress / 2])
+    board = moved(cuboid([0.03, width, head], parts=(2,) * 6), [-0.485, 0, head / 2])
+    pillows = 2 if width > 0.62 else 1
+    share = (width - 0.06) / pillows
+    pillow = cuboid([0.2, share - 0.04, 0.07], radius=0.033, parts=(1,) * 6)
+    places = [(index + 0.5) * share - (width - 0.06) / 2 for index in range(pillows)]
+    return join(base, soft, board, *(moved(pillow, [-0.33, y, frame + mattress + 0.025]) for y in places))
+
+
+def lamp(rng: np.random.Generator) -> Mesh:
+    """A standing lamp: a foot, a pole and a shade."""
+    foot, pole, wide, narrow = (
+        rng.uniform(0.09, 0.12),
+        0.014,
+        rng.uniform(0.12, 0.15),
+        rng.uniform(0.06, 0.11),
+    )
+    low = rng.uniform(0.76, 0.83)
+    return revolved(
+        (2, [(0, 0), (foot, 0)]),
+        (2, [(foot, 0), (foot, 0.02)]),
+        (2, [(foot, 0.02), (pole, 0.02)]),
+        (1, [(pole, 0.02), (pole, low)]),
+        (0, [(pole, low), (wide, low)]),
+        (0, [(wide, low), (narrow, 1)]),
+        (1, [(narrow, 1), (0, 1)]),
+    )
+
+
+def bag(rng: np.random.Generator) -> Mesh:
+    """A soft bag with a handle."""
+    thick, height, reach = rng.uniform(0.36, 0.5), rng.uniform(0.55, 0.7), rng.uniform(0.16, 0.24)
+    body = moved(cuboid([1.0, thick, height], radius=0.12), [0, 0, height / 2])
+    pocket = cuboid([0.6, 0.1, 0.5 * height], radius=0.045, parts=(1,) * 6)
+    angle = np.linspace(0, np.pi, 14)
+    arch = np.stack([reach * np.cos(angle), 0 * angle, height - 0.02 + 1.2 * reach * np.sin(angle)], axis=1)
+    return join(body, moved(pocket, [0, thick / 2, 0.36 * height]), tube(arch, 0.035, part=2))
+
+
 SHAPES: dict[str, Callable[[np.random.Generator], Mesh]] = {
     "box": box,
     "rounded_box": rounded_box,
@@ -210,6 +263,16 @@ SHAPES: dict[str, Callable[[np.random.Generator], Mesh]] = {
 """What lies about, by name: a generator to its proportions."""
 
 
+FURNITURE: dict[str, Callable[[np.random.Generator], Mesh]] = {
+    "chair": chair,
+    "table": table,
+    "bed": bed,
+    "lamp": lamp,
+    "bag": bag,
+}
+"""What stands in a furnished room."""
+
+
 def make_shape(name: str, rng: np.random.Generator) -> Mesh:
     """One shape with proportions drawn from `rng`, centred and of size 1."""
-    return normalised(SHAPES[name](rng))
+    return normalised((SHAPES | FURNITURE)[name](rng))
