@@ -67,7 +67,7 @@ METHODS: dict[str, Method] = {
     "linear assignment": Method(("lift.method=linear_assignment",)),
     "true segments": Method(truth="segments"),
     "true objects": Method(truth="objects"),
-    # The default without one of its parts.
+    # The default with a part out, or one more.
     "without votes": Method(("cluster.votes=0",)),
     "no clusters in the consensus": Method(("cluster.embedding_views=0",)),
     "clusters as HDBSCAN leaves them": Method(
@@ -76,6 +76,7 @@ METHODS: dict[str, Method] = {
     "without smoothing": Method(("lift.pull=0",)),
     "3 dimensions": Method(("lift.dimensions=3",)),
     "things weigh 1": Method(("lift.thing_weight=1",)),
+    "with segment consistency": Method(("lift.consistency=1.2",)),
     # How the baselines grow with their steps.
     **{
         f"paper {steps}": Method(("lift.method=paper", f"lift.steps={steps}"))
