@@ -181,7 +181,9 @@ def measure_room(
     cells = {name: _cell_file(out, scene_folder.name, name) for name in methods}
     if all(path.exists() for path in cells.values()):
         return
-    run = fit_run(scene_folder, config, folder=out / scene_folder.name / "run", reporter=reporter)
+    # A splat by other settings is made again; the cells that are there are not.
+    folder = out / scene_folder.name / "run"
+    run = fit_run(scene_folder, config, folder=folder, overwrite=True, reporter=reporter)
     scene, gaussians = read_scene(run), read_gaussians(run)
     lifted = {(config.lift, ""): read_embeddings(run)}
     for name, path in cells.items():
