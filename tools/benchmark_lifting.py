@@ -100,7 +100,11 @@ SETS: dict[str, list[str]] = {
     ],
     "curve": ["paper", "vanilla", "linear assignment", *_NAMES[_NAMES.index("paper 2000") :]],
 }
-COLUMNS = ("PQ scene", "PQ things", "mIoU", "found", "false", "halo", "lift s", "segment s")
+COLUMNS = (
+    *("PQ scene", "PQ things", "mIoU", "found", "false", "halo", "ECE", "ECE objects", "lift s", "segment s"),
+)
+BINS = 15
+"""Of a calibration error."""
 
 
 def measure(
@@ -128,6 +132,7 @@ def measure(
         "objects": scores.objects_true,
         "false": sum(one.false_positives for one in scores.per_class if one.is_thing),
         "halo": scores.halo,
+        **calibration(instances, true_objects(scene, gaussians)[1], embeddings.visibility),
         "lift s": learnt - start,
         "segment s": clustered - learnt,
     }
@@ -164,6 +169,34 @@ def true_objects(scene: Scene, gaussians: Gaussians) -> tuple[Embeddings, Instan
     return embeddings, Instances(
         labels=numbered - skipped, scores=(labels >= 0).float(), classes=class_of[used[skipped:]], tree={}
     )
+
+
+def calibration(found: Instances, true: Instances, visibility: torch.Tensor) -> dict[str, float | None]:
+    """Expected calibration errors of the scores of Gaussians and of objects.
+
+    An object is a true one if its IoU with a true object, by the visibility of their Gaussians, is over 1/2. A Gaussian
+    is right if it belongs to a true one and to that object.
+    """
+    if not len(found):
+        return {"ECE": None, "ECE objects": None}
+    shared = torch.zeros(len(found) + 1, len(true) + 1, dtype=torch.float64)  # the last ones are "none"
+    shared.index_put_((found.labels, true.labels), visibility.double(), accumulate=True)
+    union = shared.sum(dim=1, keepdim=True) + shared.sum(dim=0) - shared
+    iou, home = (shared / union.clamp(min=1e-12))[:-1, :-1].max(dim=1)
+    taken = found.labels >= 0
+    own = found.labels[taken]
+    right = (iou[own] > 0.5) & (home[own] == true.labels[taken])
+    return {
+        "ECE": _calibration_error(found.scores[taken], right),
+        "ECE objects": _calibration_error(found.object_scores, iou > 0.5),
+    }
+
+
+def _calibration_error(score: torch.Tensor, right: torch.Tensor) -> float:
+    """Mean over all, by bins of the score, of the distance between mean score and share that is right."""
+    which = (score * BINS).long().clamp(max=BINS - 1)
+    off = torch.zeros(BINS, dtype=torch.float64).index_add(0, which, score.double() - right.double())
+    return float(off.abs().sum() / len(score))
 
 
 def _column(truth: Segments, thing: torch.Tensor, most: int) -> torch.Tensor:
@@ -211,19 +244,33 @@ def table(rooms: list[str], methods: list[str], out: Path) -> list[dict[str, Any
     complete = [room for room in rooms if sum(row["room"] == room for row in rows) == len(methods)]
     for method in methods if complete else ():
         own = [row for row in rows if row["room"] in complete and row["method"] == method]
-        values = {name: [row[name] for row in own if row[name] is not None] for name in (*COLUMNS, "objects")}
+        names = (*COLUMNS, "objects")
+        values = {name: [row[name] for row in own if row.get(name) is not None] for name in names}
         means = {name: round(mean(of_name), 4) if of_name else None for name, of_name in values.items()}
         rows.append({"room": f"mean of {len(complete)}", "method": method} | means)
     return rows
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    names = ("room", "method", *COLUMNS)
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for row in rows:
-        shown = row | {"found": f"{row['found']:g}/{row['objects']:g}", "false": f"{row['false']:g}"}
-        lines.append("| " + " | ".join(cell(name, shown[name]) for name in names) + " |")
-    return "\n".join(lines)
+def markdown(rows: list[dict[str, Any]], methods: list[str]) -> str:
+    """A table of rooms and methods for each figure, with the means of those rooms that have all methods last."""
+    cells = {(row["room"], row["method"]): row for row in rows}
+    rooms = list(dict.fromkeys(row["room"] for row in rows))
+    blocks = []
+    for name in COLUMNS:
+        lines = [f"| {name} | {' | '.join(methods)} |", "|" + "---|" * (len(methods) + 1)]
+        for room in rooms:
+            texts = [_text(name, cells.get((room, method))) for method in methods]
+            lines.append(f"| {room} | {' | '.join(texts)} |")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _text(name: str, row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    if name == "found":
+        return f"{row['found']:.4g}/{row['objects']:.4g}"
+    return f"{row[name]:.3g}" if name == "false" else cell(name, row.get(name))
 
 
 @torch_on_one_thread()
@@ -245,7 +292,7 @@ def main(
         measure_room(room, methods, load_config(None), out, reporter)
     names = [Path(room.replace(":", "_")).name for room in rooms]
     rows = table(names, methods, out)
-    print(markdown(rows))
+    print(markdown(rows, methods))
     if json_file:
         write_text_atomic(json_file, json.dumps(rows, indent=1) + "\n")
 

@@ -33,6 +33,10 @@ DOUBT = 0.2
 """How much a view parts two nodes where one is in a segment and the other in stuff: segmenters miss objects."""
 PRIOR = 2.0
 """Views that part any two nodes from the start, so that one that sees them together is not enough."""
+TRUST = 0.5
+"""Segments that put two nodes together count so much more where one cluster of the embedding holds both. Real
+segmenters cut objects to pieces (messy_sam_50: 0 .755, .5 .780, 1 .779), simulated ones err less that way
+(messy_noise_100: .769, .751, .735)."""
 LEAST = 1 / 12
 """Agreement of granularity 0: what is below is of no use."""
 
@@ -161,11 +165,13 @@ def join_nodes(
         together.indices.astype(np.int64),
         together.data,
         together.shape[1],
+        share.shape[1],
         np.column_stack([inside, told.sum(axis=1)]).astype(np.float32),
         np.column_stack([outside, np.zeros(count)]).astype(np.float32),
         DOUBT,
         PRIOR,
         LEAST,
+        TRUST / weight if weight > 0 else 0.0,
     )
     return Joins(node, clusters, pairs, agreement, np.array(float(weight)))
 

@@ -51,10 +51,10 @@ class ClusterConfig:
     """Share of the weight around it in space that must belong to the instance that noise joins."""
     consensus: bool = True
     """Join what the segments of most views put together, HDBSCAN's clusters being views too; false: HDBSCAN alone."""
-    embedding_views: float = 2.0
-    """Views that HDBSCAN's clusters count as in the consensus. Few: segments of real segmenters, which cut objects to
-    pieces, come apart (messy_sam_50: 0 .742, 2 .795, 6 .805); many: what HDBSCAN takes for noise or merges stays so
-    (messy_noise_100: 0 .774, 2 .740, 6 .702)."""
+    embedding_views: float = 0.5
+    """Views that HDBSCAN's clusters count as in the consensus: they know of what no view shows together, such as front
+    and back of an object. More hides what few views have seen (messy_noise_100: .5 .769, 2 .750); 0 = they have no
+    say."""
     min_detections: int = 3
     """Views in which a segment must match an instance of the consensus; fewer where there are fewer than 16 views."""
     votes: int = 2
