@@ -6,27 +6,17 @@ object's border lies where its Gaussians end and a mixture of two objects never 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
+from gs_lift.errors import pick
 from gs_lift.gaussians import Gaussians
-from gs_lift.metrics import (
-    Confusion,
-    FrameQuality,
-    PanopticQuality,
-    frame_quality,
-    panoptic_pixels,
-    pq_scene,
-    psnr,
-    ssim,
-)
+from gs_lift.metrics import FrameQuality, Overlaps, frame_quality, psnr, ssim
 from gs_lift.progress import OnStep
+from gs_lift.protocols import PROTOCOLS, RELEASED, PanopticScores
 from gs_lift.rendering import blending_weights, render
 from gs_lift.scene import Camera, Scene, View
 from gs_lift.segmentation import VOID, Classes, Embeddings, Instances, Segments
@@ -34,46 +24,15 @@ from gs_lift.sparse import Sparse, one_hot, strongest
 
 
 @dataclass(frozen=True)
-class ClassScores:
-    """One class of a scene; None where it is not judged. The counts are of segments over the whole scene."""
-
-    name: str
-    is_thing: bool
-    pq: float | None
-    sq: float | None
-    rq: float | None
-    iou: float | None
-    true_positives: int
-    false_positives: int
-    false_negatives: int
-
-
-@dataclass(frozen=True)
-class Scores:
+class Scores(PanopticScores):
     """What `evaluate` found, in 0..1 (psnr in dB); None where there is no truth to judge by, or nothing to judge."""
 
-    pq_scene: float | None
-    """Panoptic quality over all test pixels at once, the mean over classes."""
-    sq: float | None
-    """Segmentation quality: mean IoU of the matches, the mean over classes."""
-    rq: float | None
-    """Recognition quality, the mean over classes."""
-    pq_things: float | None
-    pq_stuff: float | None
-    miou: float | None
-    """Mean IoU of the semantic classes."""
     psnr: float | None
     """Mean over the test images."""
     ssim: float | None
-    """Mean over the test images."""
-    objects_true: int | None
-    """Objects in the truth of the test views."""
-    objects_found: int | None
-    """How many of them have an instance of their class with an IoU over 1/2 over the whole scene."""
     halo: float | None
     """Share of an instance's rendered weight outside the silhouettes of the object that most of it lies in; mean."""
     gaussians: int
-    per_class: tuple[ClassScores, ...]
 
 
 def evaluate(
@@ -82,33 +41,56 @@ def evaluate(
     embeddings: Embeddings,
     instances: Instances,
     *,
+    protocol: str = RELEASED,
     backend: str = "cpu",
     on_step: OnStep | None = None,
 ) -> Scores:
-    """Judge pictures and instances on `scene.test`; views without truth count for the pictures only."""
+    """Judge pictures and instances on `scene.test`; views without truth count for the pictures only.
+
+    protocol: one of PROTOCOLS. Raises ConfigError for another.
+    """
+    (scores,) = evaluate_by(
+        (protocol,), scene, gaussians, embeddings, instances, backend=backend, on_step=on_step
+    )
+    return scores
+
+
+def evaluate_by(
+    protocols: Sequence[str],
+    scene: Scene,
+    gaussians: Gaussians,
+    embeddings: Embeddings,
+    instances: Instances,
+    *,
+    backend: str = "cpu",
+    on_step: OnStep | None = None,
+) -> list[Scores]:
+    """What `evaluate` finds, by each of some protocols; rendered once."""
+    chosen = [pick(PROTOCOLS, name, "protocol") for name in protocols]
     pictures: list[tuple[float, float]] = []
-    found: list[Tensor] = []
-    true: list[Tensor] = []
+    overlaps: list[list[Overlaps]] = [[] for _ in chosen]
     halos = _Halos(len(instances))
     for step, view in enumerate(scene.test, start=1):
         pictures.append(_picture_scores(gaussians, view.camera, view.image(), backend))
         if view.truth is not None:
             blend, truth = _blend(gaussians, view.camera, backend), view.truth()
             pred = _panoptic(blend, view.camera, embeddings, instances, scene.classes)
-            found.append(panoptic_pixels([pred]))
-            true.append(panoptic_pixels([truth]))
+            for protocol, images in zip(chosen, overlaps, strict=True):
+                images.append(protocol.overlaps(pred, truth))
             halos.add(blend, instances, truth, scene.classes)
         if on_step is not None:
             on_step(step, dict(zip(("psnr", "ssim"), pictures[-1], strict=True)))
     mean_psnr, mean_ssim = np.mean(pictures, axis=0) if pictures else (np.nan, np.nan)
-    objects = _object_scores(torch.cat(found), torch.cat(true), scene.classes) if true else _NO_OBJECTS
-    return Scores(
-        **objects,
-        halo=_figure(halos.mean()),
-        psnr=_figure(mean_psnr),
-        ssim=_figure(mean_ssim),
-        gaussians=len(gaussians),
-    )
+    return [
+        Scores(
+            **vars(protocol.scores(images, scene.classes)),
+            psnr=_figure(mean_psnr),
+            ssim=_figure(mean_ssim),
+            halo=_figure(halos.mean()),
+            gaussians=len(gaussians),
+        )
+        for protocol, images in zip(chosen, overlaps, strict=True)
+    ]
 
 
 def panoptic(
@@ -275,59 +257,6 @@ def _membership(instances: Instances, is_thing: np.ndarray, count: int) -> scipy
     labels, members = instances.labels.cpu().numpy(), np.flatnonzero(_members(instances, is_thing))
     entries = (np.ones(len(members)), (members, labels[members]))
     return scipy.sparse.csr_array(entries, shape=(count, len(instances)))
-
-
-_NO_OBJECTS: dict[str, Any] = dict.fromkeys(
-    ["pq_scene", "sq", "rq", "pq_things", "pq_stuff", "miou", "objects_true", "objects_found"]
-) | {"per_class": ()}
-
-
-def _object_scores(found: Tensor, true: Tensor, classes: Classes) -> dict[str, Any]:
-    """The fields of Scores that compare with a truth."""
-    judge = partial(pq_scene, found, true, things=classes.things, stuff=_stuff(classes))
-    quality = judge()
-    # What is found does not depend on whether its class is too rare for the mean.
-    every = judge(minimum_share=0.0).classes
-    confusion = Confusion(len(classes))
-    confusion.update(found[:, 0], true[:, 0])
-    return {
-        "pq_scene": _figure(quality.pq),
-        "sq": _figure(quality.sq),
-        "rq": _figure(quality.rq),
-        "pq_things": _figure(quality.pq_things),
-        "pq_stuff": _figure(quality.pq_stuff),
-        "miou": _figure(confusion.miou()),
-        "objects_true": _count_segments(true[torch.isin(true[:, 0], torch.tensor(classes.things))]),
-        "objects_found": sum(every[c].true_positives for c in classes.things if c in every),
-        "per_class": _class_rows(quality, confusion, classes),
-    }
-
-
-def _count_segments(pixels: Int[Tensor, "P 2"]) -> int:
-    """Different (class, instance) pairs; by one key each, which is many times faster than unique rows."""
-    semantic, instance = pixels.unbind(dim=1)
-    span = int(instance.max()) + 2 if len(pixels) else 1
-    return len((semantic * span + instance + 1).unique())
-
-
-def _class_rows(quality: PanopticQuality, confusion: Confusion, classes: Classes) -> tuple[ClassScores, ...]:
-    rows = []
-    for c, iou in enumerate(confusion.iou()):
-        judged = quality.classes.get(c)
-        rows.append(
-            ClassScores(
-                name=classes.names[c],
-                is_thing=classes.is_thing[c],
-                pq=judged.pq if judged else None,
-                sq=judged.sq if judged else None,
-                rq=judged.rq if judged else None,
-                iou=_figure(iou),
-                true_positives=judged.true_positives if judged else 0,
-                false_positives=judged.false_positives if judged else 0,
-                false_negatives=judged.false_negatives if judged else 0,
-            )
-        )
-    return tuple(rows)
 
 
 def _figure(value: float) -> float | None:

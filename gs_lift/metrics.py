@@ -7,7 +7,7 @@ Counts are integers and shares float64; nan stands where there is nothing to jud
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,14 +65,17 @@ class Confusion:
         self.counts = np.zeros((classes, classes + 1), np.int64)
         self.ignore = tuple(ignore)
 
-    def update(self, pred: Int[Tensor, "*S"], truth: Int[Tensor, "*S"]) -> None:
-        """Add pixels, given by their semantic class."""
+    def update(
+        self, pred: Int[Tensor, "*S"], truth: Int[Tensor, "*S"], counts: Int[Tensor, "*S"] | None = None
+    ) -> None:
+        """Add pixels, given by their semantic class. counts: how many pixels each stands for, None = one."""
         columns, rows = _numpy(pred).ravel().astype(np.int64), _numpy(truth).ravel().astype(np.int64)
         size = len(self.counts)
         judged = (rows >= 0) & (rows < size)
         columns = np.where((columns >= 0) & (columns < size), columns, size)
         keys = rows[judged] * (size + 1) + columns[judged]
-        self.counts += np.bincount(keys, minlength=size * (size + 1)).reshape(size, size + 1)
+        sums = _sums(keys, None if counts is None else _numpy(counts).ravel()[judged], size * (size + 1))
+        self.counts += sums.reshape(size, size + 1)
 
     def iou(self, minimum_share: float = MINIMUM_SHARE) -> np.ndarray:
         """Intersection over union of each class; nan where both its shares of the pixels are under the minimum."""
@@ -86,6 +89,46 @@ class Confusion:
     def miou(self, minimum_share: float = MINIMUM_SHARE) -> float:
         """Mean of `iou` over the classes that are judged."""
         return _mean(self.iou(minimum_share))
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """How many pixels of one image, or of many, show which (class, instance) in a prediction and in the truth.
+
+    All that the scores of a scene depend on, and little beside the pixels themselves.
+    """
+
+    pred: Int[Tensor, "R 2"]
+    truth: Int[Tensor, "R 2"]
+    counts: Int[Tensor, "R"]
+
+    @classmethod
+    def of(cls, pred: Segments, truth: Segments) -> "Overlaps":
+        """Of one image."""
+        keys = [
+            values.flatten().long()
+            for values in (pred.semantic, pred.instance, truth.semantic, truth.instance)
+        ]
+        code = torch.zeros_like(keys[0])
+        for values in keys:
+            distinct, own = values.unique(return_inverse=True)
+            _, code = (code * len(distinct) + own).unique(return_inverse=True)
+        counts = torch.bincount(code)
+        first = torch.empty_like(counts).scatter_(0, code, torch.arange(len(code)))
+        pairs = torch.stack([values[first] for values in keys], dim=1)
+        return cls(pairs[:, :2], pairs[:, 2:], counts)
+
+    @classmethod
+    def joined(cls, images: Sequence["Overlaps"]) -> "Overlaps":
+        """Of all pixels of some images."""
+        if not images:
+            nothing = torch.zeros(0, 2, dtype=torch.int64)
+            return cls(nothing, nothing, nothing[:, 0])
+        return cls(
+            torch.cat([image.pred for image in images]),
+            torch.cat([image.truth for image in images]),
+            torch.cat([image.counts for image in images]),
+        )
 
 
 @dataclass(frozen=True)
@@ -124,24 +167,31 @@ def pq_scene(
     *,
     things: Iterable[int],
     stuff: Iterable[int],
+    counts: Int[Tensor, "P"] | None = None,
     void: int | None = VOID,
     minimum_share: float = MINIMUM_SHARE,
+    forgive_void: bool = True,
 ) -> PanopticQuality:
     """Panoptic quality of a scene from the (class, instance) of all its pixels; neither input is changed.
+
+    counts: how many pixels each row stands for, None = one.
 
     Pixels whose true class is `void` are left out. A class that has less than `minimum_share` of the pixels, but any,
     in the prediction or in the truth is not judged; its pixels, and predictions of unknown classes, then count as void
     in both. Stuff has one segment per class. Segments of a class match where their IoU is over 1/2; the union leaves
     out what is void on the other side. A segment that is void for more than half is neither missed nor false
-    (Kirillov et al. 2019; Panoptic Lifting's released metric, to 1e-9).
+    (Kirillov et al. 2019; Panoptic Lifting's released metric, to 1e-9). Without `forgive_void` the prediction has no
+    void: what it leaves out of an object is part of the union, and an object that it leaves out is missed.
     """
     pred_pairs, truth_pairs = _numpy(pred), _numpy(truth)
+    pixels = np.ones(len(truth_pairs), np.int64) if counts is None else _numpy(counts).astype(np.int64)
     if void is not None:
         seen = truth_pairs[:, 0] != void
-        pred_pairs, truth_pairs = pred_pairs[seen], truth_pairs[seen]
+        pred_pairs, truth_pairs, pixels = pred_pairs[seen], truth_pairs[seen], pixels[seen]
     things, stuff = set(things), set(stuff)
-    judged = _judged(pred_pairs[:, 0], truth_pairs[:, 0], things | stuff, minimum_share)
-    matches = _match(_segments(pred_pairs, judged, stuff), _segments(truth_pairs, judged, stuff))
+    judged = _judged(pred_pairs[:, 0], truth_pairs[:, 0], pixels, things | stuff, minimum_share)
+    found, true = (_segments(pairs, pixels, judged, stuff) for pairs in (pred_pairs, truth_pairs))
+    matches = _match(found, true, pixels, forgive_void)
     classes = {c: _class_quality(matches, c) for c in sorted(judged)}
     return PanopticQuality(
         pq=_mean([q.pq for q in classes.values()]),
@@ -248,15 +298,20 @@ class _Matches:
     false: np.ndarray
 
 
-def _judged(pred: np.ndarray, truth: np.ndarray, known: set[int], minimum_share: float) -> set[int]:
+def _judged(
+    pred: np.ndarray, truth: np.ndarray, pixels: np.ndarray, known: set[int], minimum_share: float
+) -> set[int]:
     """The known classes that are there, and nowhere so rare that they are dropped."""
-    counts = [dict(zip(*np.unique(classes, return_counts=True), strict=True)) for classes in (pred, truth)]
-    least = minimum_share * len(truth)
+    counts = []
+    for classes in (pred, truth):
+        unique, codes = np.unique(classes, return_inverse=True)
+        counts.append(dict(zip(unique, _sums(codes, pixels, len(unique)), strict=True)))
+    least = minimum_share * pixels.sum()
     rare = {c for count in counts for c, pixels in count.items() if pixels < least}
     return {int(c) for c in (counts[0].keys() | counts[1].keys()) - rare if c in known}
 
 
-def _segments(pairs: np.ndarray, judged: set[int], stuff: set[int]) -> _Segmentation:
+def _segments(pairs: np.ndarray, pixels: np.ndarray, judged: set[int], stuff: set[int]) -> _Segmentation:
     """Segments of (class, instance) pairs, classes that are not judged put into void."""
     classes, class_codes = np.unique(pairs[:, 0], return_inverse=True)
     instances, instance_codes = np.unique(pairs[:, 1], return_inverse=True)
@@ -266,20 +321,21 @@ def _segments(pairs: np.ndarray, judged: set[int], stuff: set[int]) -> _Segmenta
     keys = (class_codes + 1) * span + np.where(divided[class_codes], instance_codes, 0)
     # Void in front: it is code 0 whether or not a pixel has it.
     keys = np.concatenate([[0], np.where(kept[class_codes], keys, 0)])
-    unique, codes, areas = np.unique(keys, return_inverse=True, return_counts=True)
-    areas[0] -= 1
+    unique, codes = np.unique(keys, return_inverse=True)
     owners = np.concatenate([[-1], classes])[unique // span]
     owners[0] = -1
-    return _Segmentation(codes[1:], owners, areas)
+    return _Segmentation(codes[1:], owners, _sums(codes[1:], pixels, len(unique)))
 
 
-def _match(pred: _Segmentation, truth: _Segmentation) -> _Matches:
+def _match(pred: _Segmentation, truth: _Segmentation, pixels: np.ndarray, forgive_void: bool) -> _Matches:
     """Match segments of the same class with an IoU over 1/2."""
     width = len(truth.areas)
-    keys, overlap = np.unique(pred.codes.astype(np.int64) * width + truth.codes, return_counts=True)
+    keys, codes = np.unique(pred.codes.astype(np.int64) * width + truth.codes, return_inverse=True)
+    overlap = _sums(codes, pixels, len(keys))
     p, t = keys // width, keys % width
     void_of_truth, void_of_pred = np.zeros(width, np.int64), np.zeros(len(pred.areas), np.int64)
-    void_of_truth[t[p == 0]] = overlap[p == 0]
+    if forgive_void:
+        void_of_truth[t[p == 0]] = overlap[p == 0]
     void_of_pred[p[t == 0]] = overlap[t == 0]
     union = (pred.areas - void_of_pred)[p] + (truth.areas - void_of_truth)[t] - overlap
     same = (p > 0) & (t > 0) & (pred.classes[p] == truth.classes[t])
@@ -298,6 +354,11 @@ def _class_quality(matches: _Matches, judged: int) -> ClassQuality:
     sq = float(ious.sum(dtype=np.float64)) / hits if hits else 0.0
     rq = hits / (hits + 0.5 * false + 0.5 * missed) if hits else 0.0
     return ClassQuality(sq * rq, sq, rq, hits, false, missed)
+
+
+def _sums(codes: np.ndarray, pixels: np.ndarray | None, size: int) -> np.ndarray:
+    """Pixels of each code 0 .. size - 1, as integers; exact below 2^53."""
+    return np.bincount(codes, weights=pixels, minlength=size).astype(np.int64)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

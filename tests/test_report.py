@@ -21,9 +21,9 @@ from gs_lift.report import (
     scores_table,
 )
 
-JUDGED = Scores(0.842, 0.9, 0.88, 0.729, 0.956, 0.93, 31.25, 0.912, 50, 45, 0.2, 60123, ())
-PERFECT = Scores(1.0, 1.0, 1.0, 0.0, 0.95, 1.0, 30.25, 0.9, 500, 412, 0.1, 160000, ())
-UNJUDGED = Scores(*[None] * 6, 29.0, 0.9, None, None, None, 1000, ())
+JUDGED = Scores(0.842, 0.9, 0.88, 0.729, 0.956, 0.93, 50, 45, (), 31.25, 0.912, 0.2, 60123)
+PERFECT = Scores(1.0, 1.0, 1.0, 0.0, 0.95, 1.0, 500, 412, (), 30.25, 0.9, 0.1, 160000)
+UNJUDGED = Scores(*[None] * 8, (), 29.0, 0.9, None, 1000)
 KEYS = (
     "name pq_scene sq rq pq_things pq_stuff miou psnr ssim objects_true objects_found halo gaussians seconds"
 )
