@@ -154,10 +154,16 @@ def evaluate(
     run: RunFolder = None,
     dataset: Annotated[str | None, typer.Option(help="Data set by name; with --data.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with the data set's scenes.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    protocol: Annotated[
+        str,
+        typer.Option(help="released, as published figures are; strict, its flaws mended. A data set: both."),
+    ] = "released",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
     """Score a run, or every scene of a data set, on its test views."""
-    from gs_lift.benchmark import evaluate_dataset
+    from gs_lift.benchmark import DATASETS, dataset_config, evaluate_dataset
     from gs_lift.files import write_text_atomic
     from gs_lift.pipeline import evaluate_run
     from gs_lift.report import scores_json, scores_table
@@ -166,12 +172,16 @@ def evaluate(
     if dataset is not None or data is not None:
         if run is not None or dataset is None or data is None:
             raise ConfigError("wanted either a RUN, or both --dataset NAME and --data DIR")
-        results = evaluate_dataset(dataset, data, RUNS / dataset, reporter=reporter)
+        settings = dataset_config(dataset, config, overrides)
+        results = evaluate_dataset(dataset, data, RUNS / dataset, config=settings, reporter=reporter)
+        published = DATASETS[dataset].published
+    elif config is not None or overrides:
+        raise ConfigError("--config and --set are for a data set; a RUN has the settings that made it")
     else:
-        chosen = _run(run)
-        results = [(chosen, evaluate_run(chosen, reporter=reporter))]
+        chosen, published = _run(run), None
+        results = [(chosen, evaluate_run(chosen, [protocol], reporter=reporter))]
     rows = [(one.name, scores, one.seconds) for one, scores in results]
-    reporter.console.print(scores_table(rows))
+    reporter.console.print(scores_table(rows, published))
     if json_file is not None:
         write_text_atomic(json_file, scores_json(rows))
         reporter.say(f"wrote {json_file}")

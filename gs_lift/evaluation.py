@@ -6,6 +6,7 @@ object's border lies where its Gaussians end and a mixture of two objects never 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -16,7 +17,7 @@ from gs_lift.errors import pick
 from gs_lift.gaussians import Gaussians
 from gs_lift.metrics import FrameQuality, Overlaps, frame_quality, psnr, ssim
 from gs_lift.progress import OnStep
-from gs_lift.protocols import PROTOCOLS, RELEASED, PanopticScores
+from gs_lift.protocols import PROTOCOLS, RELEASED, ClassScores, PanopticScores
 from gs_lift.rendering import blending_weights, render
 from gs_lift.scene import Camera, Scene, View
 from gs_lift.segmentation import VOID, Classes, Embeddings, Instances, Segments
@@ -33,6 +34,12 @@ class Scores(PanopticScores):
     halo: float | None
     """Share of an instance's rendered weight outside the silhouettes of the object that most of it lies in; mean."""
     gaussians: int
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Scores":
+        """From `asdict` of it. Raises TypeError or KeyError where it is not that."""
+        classes = tuple(ClassScores(**row) for row in content["per_class"])
+        return cls(**content | {"per_class": classes})
 
 
 def evaluate(

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,13 +18,14 @@ from gs_lift.clustering import OF_THE_TREE, cluster, detections, read_constraint
 from gs_lift.config import Config, config_hash
 from gs_lift.datasets import load_scene
 from gs_lift.errors import ConfigError, RunError
-from gs_lift.evaluation import Scores, evaluate, panoptic, views_of_instances
+from gs_lift.evaluation import Scores, evaluate_by, panoptic, views_of_instances
 from gs_lift.files import write_atomic, write_text_atomic
 from gs_lift.fitting import fit
 from gs_lift.gaussians import Gaussians
 from gs_lift.lifting import lift
 from gs_lift.points import initial_points
 from gs_lift.progress import OnStep
+from gs_lift.protocols import RELEASED
 from gs_lift.report import Strip, contact_sheet
 from gs_lift.run import STAGES, Run, sha256, start_run
 from gs_lift.scene import Scene
@@ -326,8 +327,10 @@ def write_outputs(run: Run, out: Path) -> list[Path]:
     return [out, described, painted]
 
 
-def evaluate_run(run: Run, *, reporter: Reporter | None = None) -> Scores:
-    """Score a run on its scene's test views, segmenting it first if need be; also written to scores.json."""
+def evaluate_run(
+    run: Run, protocols: Sequence[str] = (RELEASED,), *, reporter: Reporter | None = None
+) -> dict[str, Scores]:
+    """Score a run on its scene's test views by each protocol, segmenting it first if need be; kept in scores.json."""
     reporter = reporter or SilentReporter()
     config, scene = run.config, read_scene(run)
     if not scene.test:
@@ -335,9 +338,22 @@ def evaluate_run(run: Run, *, reporter: Reporter | None = None) -> Scores:
     gaussians, embeddings = read_gaussians(run), read_embeddings(run)
     instances = segment_run(run, reporter=reporter)
     with _timed(run, "eval", len(scene.test), reporter) as on_step:
-        scores = evaluate(scene, gaussians, embeddings, instances, backend=config.backend, on_step=on_step)
-    write_text_atomic(run.folder / "scores.json", json.dumps(asdict(scores), indent=1) + "\n")
+        found = evaluate_by(
+            protocols, scene, gaussians, embeddings, instances, backend=config.backend, on_step=on_step
+        )
+    scores = dict(zip(protocols, found, strict=True))
+    content = {name: asdict(of_protocol) for name, of_protocol in scores.items()}
+    write_text_atomic(run.folder / "scores.json", json.dumps(content, indent=1) + "\n")
     return scores
+
+
+def scored_run(run: Run, protocols: Sequence[str]) -> dict[str, Scores] | None:
+    """What `evaluate_run` has kept of the run's last cut by those protocols; None if it has not."""
+    try:
+        content = json.loads((run.folder / "scores.json").read_text())
+        return {name: Scores.from_json(content[name]) for name in protocols}
+    except (OSError, ValueError, TypeError, KeyError):  # not there, or of another version
+        return None
 
 
 def write_contact_sheet(run: Run, path: Path, *, rows: int = 6) -> Path:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from torch import Tensor
 from gs_lift.evaluation import Scores
 from gs_lift.files import write_atomic
 from gs_lift.palette import colorize
+from gs_lift.protocols import RELEASED
 
-Row = tuple[str, Scores, Mapping[str, float]]
-"""Name of a scene, its scores, the seconds of its stages."""
+Row = tuple[str, Mapping[str, Scores], Mapping[str, float]]
+"""Name of a scene, its scores by each protocol, the seconds of its stages. All rows have the same protocols."""
 
 FIGURES = (
     *("pq_scene", "sq", "rq", "pq_things", "pq_stuff", "miou"),
@@ -28,66 +30,110 @@ FIGURES = (
 )
 """The fields of Scores that are one number; None where there is no truth."""
 
-_HEADINGS = ("PQ\nscene", "\nSQ", "\nRQ", "PQ\nthings", "PQ\nstuff", "\nmIoU", "\nPSNR", "\nSSIM")
+Figures = dict[str, float | None]
+
+_HEADINGS = {
+    **{
+        "pq_scene": "PQ\nscene",
+        "sq": "\nSQ",
+        "rq": "\nRQ",
+        "pq_things": "PQ\nthings",
+        "pq_stuff": "PQ\nstuff",
+    },
+    **{"miou": "\nmIoU", "psnr": "\nPSNR", "ssim": "\nSSIM", "objects_found": "objects\nfound"},
+    "gaussians": "\nsplats",
+}
+_BESIDE = ("pq_scene", "miou")
+"""What a table has of any protocol but the first."""
 
 
-def scores_table(rows: Sequence[Row]) -> Table:
-    """One line per scene, and their mean where there are several; a dash where there is no truth. 80 columns wide."""
+def scores_table(rows: Sequence[Row], published: Mapping[str, float] | None = None) -> Table:
+    """One line per scene, and their mean where there are several; a dash where there is no truth. 80 columns wide.
+
+    Of any protocol but the first PQ^scene and mIoU stand beside its figures. published: method -> PQ^scene by the
+    first, the mean over a data set's scenes.
+    """
+    first, *others = rows[0][1] if rows else (RELEASED,)
+    # Three columns make room for the others.
+    own = [name for name in _HEADINGS if not (others and name in ("pq_stuff", "ssim", "gaussians"))]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, show_edge=False)
     table.add_column("\nscene", overflow="fold")
-    for heading in (*_HEADINGS, "objects\nfound", "\nsplats", "\nsec."):
+    for heading in (
+        *(_HEADINGS[name] for name in own),
+        *(f"{protocol}\n{'PQ' if name == 'pq_scene' else 'mIoU'}" for protocol in others for name in _BESIDE),
+        "\nsec.",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
+
+    def add(name: str, figures: Mapping[str, Figures], seconds: float) -> None:
+        cells = [_text(each, figures[first]) for each in own]
+        cells += [_text(each, figures[protocol]) for protocol in others for each in _BESIDE]
+        table.add_row(Text(name), *cells, f"{seconds:.0f}")
+
     for name, scores, seconds in rows:
-        table.add_row(Text(name), *_cells(_figures(scores)), f"{sum(seconds.values()):.0f}")
+        add(name, {one: _figures(found) for one, found in scores.items()}, math.fsum(seconds.values()))
     if len(rows) > 1:
         table.add_section()
         total = math.fsum(sum(seconds.values()) for _, _, seconds in rows) / len(rows)
-        table.add_row("mean", *_cells(_means(rows)), f"{total:.0f}")
+        add("mean" if published is None else f"mean of {len(rows)}", _means(rows), total)
+    if published:
+        table.add_section()
+    for method, quality in (published or {}).items():
+        table.add_row(Text(method), _text("pq_scene", {"pq_scene": quality}))
     return table
 
 
 def scores_json(rows: Sequence[Row]) -> str:
     """{"scenes": [{"name", the figures, "seconds": {stage: s}}], "mean": {the figures}}; null where there is no truth.
 
-    A mean is over the scenes that have the figure. Shares lie in 0..1, psnr in dB.
+    A mean is over the scenes that have the figure. Shares lie in 0..1, psnr in dB. The figures are by the first
+    protocol; those by any other are an object under its name, beside them.
     """
     scenes = [
-        {"name": name, **_figures(scores), "seconds": {stage: round(s, 2) for stage, s in seconds.items()}}
+        {
+            "name": name,
+            **_first_and_others({protocol: _figures(found) for protocol, found in scores.items()}),
+            "seconds": {stage: round(s, 2) for stage, s in seconds.items()},
+        }
         for name, scores, seconds in rows
     ]
-    return json.dumps({"scenes": scenes, "mean": _means(rows)}, indent=1, allow_nan=False) + "\n"
+    content = {"scenes": scenes, "mean": _first_and_others(_means(rows))}
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def _figures(scores: Scores) -> dict[str, float | None]:
+def _first_and_others(figures: Mapping[str, Figures]) -> dict[str, Any]:
+    first, *others = figures
+    return {**figures[first], **{protocol: figures[protocol] for protocol in others}}
+
+
+def _figures(scores: Scores) -> Figures:
     return {name: getattr(scores, name) for name in FIGURES}
 
 
-def _means(rows: Sequence[Row]) -> dict[str, float | None]:
-    means: dict[str, float | None] = {}
-    for name in FIGURES:
-        values = [value for _, scores, _ in rows if (value := getattr(scores, name)) is not None]
-        means[name] = math.fsum(values) / len(values) if values else None
+def _means(rows: Sequence[Row]) -> dict[str, Figures]:
+    """By each protocol."""
+    means: dict[str, Figures] = {}
+    for protocol in rows[0][1] if rows else (RELEASED,):
+        means[protocol] = {}
+        for name in FIGURES:
+            found = [getattr(scores[protocol], name) for _, scores, _ in rows]
+            values = [value for value in found if value is not None]
+            means[protocol][name] = math.fsum(values) / len(values) if values else None
     return means
 
 
-def _cells(figures: Mapping[str, float | None]) -> list[str]:
-    """The figures as text: shares as .842, PSNR in dB, objects as found/true, Gaussians in thousands."""
-
-    def text(name: str, digits: int) -> str:
-        value = figures[name]
-        return "-" if value is None else f"{value:.{digits}f}"
-
-    def share(name: str) -> str:
-        return text(name, 3).removeprefix("0")[:4]
-
-    objects = f"{text('objects_found', 0)}/{text('objects_true', 0)}".replace("-/-", "-")
-    return [
-        *map(share, FIGURES[:6]),
-        text("psnr", 2),
-        share("ssim"),
-        objects,
-        f"{(figures['gaussians'] or 0) / 1000:.0f}k",
-    ]
+def _text(name: str, figures: Mapping[str, float | None]) -> str:
+    """A figure as text: shares as .842, PSNR in dB, objects as found/true, Gaussians in thousands."""
+    value = figures[name]
+    if value is None:
+        return "-"
+    if name == "psnr":
+        return f"{value:.2f}"
+    if name == "gaussians":
+        return f"{value / 1000:.0f}k"
+    if name == "objects_found":
+        return f"{value:.0f}/{figures['objects_true']:.0f}"
+    return f"{value:.3f}".removeprefix("0")[:4]
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,10 @@ def test_config_prints_what_it_reads(workplace: Path) -> None:
         (["segment", "runs/room", "--out", "runs/room/splat.ply"], "would replace"),
         (["segment", "runs/room", "--out", "runs/room/run.ply"], "would replace"),
         (["eval", "--dataset", "messy_rooms"], "--data DIR"),
-        (["eval", "--dataset", "imagenet", "--data", "."], "no dataset 'imagenet'; one of: messy_rooms"),
+        (
+            ["eval", "--dataset", "imagenet", "--data", "."],
+            "no dataset 'imagenet'; one of: hypersim, messy_rooms",
+        ),
         (["synth", "new", "--noise", "loud"], "loud"),
         (["synth", "new", "--layout", "colmap"], "one of: messy_rooms, panoptic_lifting"),
         (["synth", "new", "--objects", "many"], "--objects"),

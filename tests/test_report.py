@@ -29,10 +29,14 @@ KEYS = (
 )
 
 
-def printed(rows: list) -> list[str]:
+def row(name: str, scores: Scores, seconds: dict[str, float] | None = None) -> tuple:
+    return name, {"released": scores}, seconds or {}
+
+
+def printed(rows: list, published: dict[str, float] | None = None) -> list[str]:
     console = Console(width=80, color_system=None)
     with console.capture() as capture:
-        console.print(scores_table(rows))
+        console.print(scores_table(rows, published))
     return capture.get().splitlines()
 
 
@@ -41,7 +45,7 @@ def words(line: str) -> str:
 
 
 def test_the_json_holds_exactly_the_promised_fields() -> None:
-    report = json.loads(scores_json([("a", JUDGED, {"fit": 75.004, "eval": 3})]))
+    report = json.loads(scores_json([row("a", JUDGED, {"fit": 75.004, "eval": 3})]))
     assert list(report) == ["scenes", "mean"]
     assert list(report["scenes"][0]) == KEYS.split()
     assert list(report["mean"]) == KEYS.split()[1:-1]
@@ -50,20 +54,24 @@ def test_the_json_holds_exactly_the_promised_fields() -> None:
 
 
 def test_a_mean_is_over_the_scenes_that_have_the_figure() -> None:
-    mean = json.loads(scores_json([("a", JUDGED, {}), ("b", UNJUDGED, {}), ("c", PERFECT, {})]))["mean"]
+    mean = json.loads(scores_json([row("a", JUDGED, {}), row("b", UNJUDGED, {}), row("c", PERFECT, {})]))[
+        "mean"
+    ]
     assert mean["pq_scene"] == pytest.approx((0.842 + 1) / 2)
     assert mean["psnr"] == pytest.approx((31.25 + 29 + 30.25) / 3)
 
 
 def test_without_truth_figures_are_null() -> None:
-    report = json.loads(scores_json([("b", UNJUDGED, {})]))
+    report = json.loads(scores_json([row("b", UNJUDGED, {})]))
     assert report["scenes"][0]["pq_scene"] is None
     assert report["mean"]["objects_true"] is None
     assert json.loads(scores_json([]))["mean"]["psnr"] is None
 
 
 def test_the_table_says_it_all_in_80_columns() -> None:
-    lines = printed([("messy_noise_500", PERFECT, {"fit": 1200.0}), ("messy_sam_50", JUDGED, {"fit": 75.4})])
+    lines = printed(
+        [row("messy_noise_500", PERFECT, {"fit": 1200.0}), row("messy_sam_50", JUDGED, {"fit": 75.4})]
+    )
     assert max(map(len, lines)) <= 80
     assert words(lines[1]) == "scene scene SQ RQ things stuff mIoU PSNR SSIM found splats sec."
     assert words(lines[3]) == "messy_noise_500 1.00 1.00 1.00 .000 .950 1.00 30.25 .900 412/500 160k 1200"
@@ -71,8 +79,30 @@ def test_the_table_says_it_all_in_80_columns() -> None:
     assert words(lines[-1]).startswith("mean .921 ")
 
 
+def both(name: str, released: Scores, strict: Scores) -> tuple:
+    return name, {"released": released, "strict": strict}, {"fit": 60.0}
+
+
+def test_two_protocols_stand_side_by_side_above_what_others_published() -> None:
+    rows = [both("office_0", PERFECT, JUDGED), both("office_4", JUDGED, JUDGED)]
+    lines = printed(rows, {"Contrastive Lift": 0.591})
+    assert max(map(len, lines)) <= 80
+    assert words(lines[0]) == "PQ PQ objects strict strict"
+    assert words(lines[1]) == "scene scene SQ RQ things mIoU PSNR found PQ mIoU sec."
+    assert words(lines[3]) == "office_0 1.00 1.00 1.00 .000 1.00 30.25 412/500 .842 .930 60"
+    assert words(lines[6]).startswith("mean of 2 .921 .950 .940")
+    assert words(lines[8]) == "Contrastive Lift .591"
+
+
+def test_the_json_holds_the_second_protocol_under_its_name() -> None:
+    report = json.loads(scores_json([both("a", PERFECT, JUDGED)]))
+    assert report["scenes"][0]["pq_scene"] == 1
+    assert report["scenes"][0]["strict"]["pq_scene"] == 0.842
+    assert report["mean"]["strict"]["pq_things"] == 0.729
+
+
 def test_a_scene_without_truth_has_dashes_and_any_name() -> None:
-    lines = printed([("room [red]", UNJUDGED, {})])
+    lines = printed([row("room [red]", UNJUDGED, {})])
     assert words(lines[-1]) == "room [red] - - - - - - 29.00 .900 - 1k 0"
 
 
