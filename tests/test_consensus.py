@@ -273,6 +273,12 @@ def test_nothing_seen_gives_nothing() -> None:
     assert len(cluster(embeddings, gaussians, ROOM)) == 0
 
 
+def test_evidence_without_a_single_view_gives_nothing() -> None:
+    gaussians, embeddings, truth = scene(PAIR)
+    evidence = evidence_of(truth, 0)
+    assert len(cluster(replace(embeddings, evidence=evidence), gaussians, ROOM)) == 0
+
+
 def test_the_number_of_threads_changes_nothing() -> None:
     gaussians, embeddings, truth = scene(PAIR)
     things = things_of(embeddings, gaussians, ROOM, ClusterConfig())

@@ -143,7 +143,7 @@ def join_nodes(
     seen = (member @ regions.seen.T).toarray()
     # A product of two nodes' entries shall count a view by the geometric mean of how well both are seen: in full from
     # the mean on, whatever the size of the images. 2 and 4 times the mean score alike.
-    enough = max(float(seen.mean()), 1e-9)
+    enough = max(float(seen.mean()) if seen.size else 0.0, 1e-9)
     scale = np.sqrt(np.minimum(seen, enough) / enough) / np.maximum(seen, 1e-9)
     share = (member @ regions.things.T).tocoo()
     share = Sparse(
