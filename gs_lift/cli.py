@@ -96,6 +96,10 @@ def fit(
     splat: Annotated[
         Path | None, typer.Option(help="PLY or gsplat checkpoint to lift onto, instead of fitting.")
     ] = None,
+    segments: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the 2D segments; the scene's own, or its masks/, if left out."),
+    ] = None,
     no_resume: NoResume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -104,7 +108,8 @@ def fit(
     from gs_lift.pipeline import fit_run
 
     reporter = _reporter()
-    settings = load_config(config, overrides)
+    named = [f"data.segments={segments.absolute()}"] if segments is not None else []
+    settings = load_config(config, [*named, *(overrides or [])])
     done = fit_run(
         scene, settings, folder=run, splat=splat, overwrite=overwrite, resume=not no_resume, reporter=reporter
     )

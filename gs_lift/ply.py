@@ -73,6 +73,16 @@ def read_splat(path: Path) -> Gaussians:
     )
 
 
+def read_points(path: Path) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
+    """The points of a cloud and their colours in 0..1, grey where it has none. Raises SplatError as `read_splat`."""
+    vertex = _read_vertex(path)
+    means = torch.from_numpy(_columns(path, vertex, _POSITION))
+    rgb = ["red", "green", "blue"]
+    if not set(vertex.dtype.names or ()).issuperset(rgb):
+        return means, torch.full((len(means), 3), 0.5)
+    return means, torch.from_numpy(_columns(path, vertex, rgb) / np.float32(255)).clamp(0, 1)
+
+
 def read_labels(path: Path) -> tuple[Int[Tensor, "N"], Float[Tensor, "N"]]:
     """The labels (-1 = none) and scores of a labels.ply, row by row; `read_splat` reads its Gaussians."""
     vertex = _read_vertex(path)

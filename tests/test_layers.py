@@ -11,14 +11,13 @@ PACKAGE = Path(__file__).parent.parent / "gs_lift"
 LAYERS = [
     {"errors", "geometry", "files", "progress", "palette", "seeds", "sparse", "threads", "_native"},
     {"segmentation", "gaussians"},
-    {"scene"},
+    {"scene", "ply"},
     {
         "datasets",
         "points",
         "rendering",
         "clustering",
         "metrics",
-        "ply",
         "checkpoint",
         "camera_paths",
         "video",

@@ -4,7 +4,7 @@ A layout is a module with `LAYOUT` (a sentence), `matches(path) -> bool` and `re
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +22,13 @@ class DataConfig:
     the scene's points, else triangulate, else (too few points found) random; never depth."""
     init_points: int = 50_000
     """How many points `depth` and `random` give, and `triangulate` gives at most; `points` gives them all."""
+    segments: str = "auto"
+    """Folder of the 2D segments, from the scene's folder on, in the place of its own; `auto`: the layout's own, or
+    masks/ and the like beside the photos; `none`."""
+    test_every: int = 8
+    """Every so many-th photo is for testing where the layout does not say which, the first one included; 0 = none."""
+    max_size: int = 640
+    """Longest side, in pixels, to which photos are reduced, cameras with them; 0 = as they are."""
     allow_outside: bool = False
     """Read files that a scene folder reaches through links out of itself. Off: a stranger's scene cannot make
     gs_lift open other files."""
@@ -29,6 +36,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.init_points < 1:
             raise ConfigError(f"data.init_points: got {self.init_points}; wanted at least 1")
+        if self.test_every < 0 or self.test_every == 1:
+            raise ConfigError(f"data.test_every: got {self.test_every}; wanted 2 or more, or 0 = none")
+        if self.max_size < 0 or 0 < self.max_size < 16:
+            raise ConfigError(f"data.max_size: got {self.max_size}; wanted 16 or more, or 0 = as they are")
 
 
 def _messy_rooms() -> ModuleType:
@@ -43,9 +54,37 @@ def _panoptic_lifting() -> ModuleType:
     return panoptic_lifting
 
 
+def _colmap() -> ModuleType:
+    from gs_lift.datasets import colmap
+
+    return colmap
+
+
+def _nerfstudio() -> ModuleType:
+    from gs_lift.datasets import nerfstudio
+
+    return nerfstudio
+
+
+def _polycam() -> ModuleType:
+    from gs_lift.datasets import polycam
+
+    return polycam
+
+
+def _nice_slam() -> ModuleType:
+    from gs_lift.datasets import nice_slam
+
+    return nice_slam
+
+
 READERS: dict[str, Callable[[], ModuleType]] = {
     "messy_rooms": _messy_rooms,
     "panoptic_lifting": _panoptic_lifting,
+    "nerfstudio": _nerfstudio,
+    "colmap": _colmap,
+    "polycam": _polycam,
+    "nice_slam": _nice_slam,
 }
 """Layouts by name, asked in this order."""
 
@@ -65,8 +104,16 @@ def load_scene(path: Path | str, config: DataConfig = DataConfig()) -> Scene:
     for name, load in READERS.items():
         reader = load()
         if reader.matches(path):
-            scene: Scene = reader.read(path, config)
-            return scene
+            return _reduced(reader.read(path, config), config.max_size)
         layouts.append(f"{name} ({reader.LAYOUT})")
     what = "is empty" if not any(path.iterdir()) else "has no layout that gs_lift knows"
     raise SceneError(f"{path}: {what}; looked for {'; '.join(layouts)}")
+
+
+def _reduced(scene: Scene, max_size: int) -> Scene:
+    from gs_lift.datasets.photos import reduced_view
+
+    train, test = (
+        tuple(reduced_view(view, max_size) for view in views) for views in (scene.train, scene.test)
+    )
+    return replace(scene, train=train, test=test)

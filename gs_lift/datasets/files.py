@@ -65,20 +65,25 @@ def read_matrix(path: Path) -> np.ndarray:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file."""
+    content = read_any_json(path)
+    if not isinstance(content, dict):
+        raise SceneError(f"{path}: holds a JSON {type(content).__name__}; wanted an object")
+    return content
+
+
+def read_any_json(path: Path) -> Any:
+    """What a JSON file holds."""
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise SceneError(
                 f"{path}: {size / 2**20:.0f} MiB; wanted JSON of at most {MAX_JSON_BYTES >> 20} MiB"
             )
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SceneError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise SceneError(f"{path}: not valid JSON ({_one_line(error)})") from None
-    if not isinstance(content, dict):
-        raise SceneError(f"{path}: holds a JSON {type(content).__name__}; wanted an object")
-    return content
 
 
 def list_photos(folder: Path) -> list[Path]:
@@ -156,6 +161,18 @@ def read_id_image(path: Path, width: int, height: int) -> np.ndarray:
         # Pillow calls 16-bit grey I;16 or, in older versions, I.
         if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
             raise SceneError(f"{path}: pixels of mode {image.mode}; wanted ids as grey of 8 or 16 bits")
+        return np.array(image).astype(np.int64)
+
+
+def read_ids_or_colors(path: Path) -> np.ndarray:
+    """A PNG's ids as int64 [H W] (grey of 8 or 16 bits, a palette's indices), or its colours as uint8 [H W 3]."""
+    with _opened(path) as image:
+        if image.format != "PNG":
+            raise SceneError(f"{path}: a {image.format}, which blurs ids; wanted a PNG")
+        if image.mode in ("RGB", "RGBA"):
+            return np.array(image)[..., :3]
+        if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+            raise SceneError(f"{path}: pixels of mode {image.mode}; wanted ids as grey, palette or RGB")
         return np.array(image).astype(np.int64)
 
 

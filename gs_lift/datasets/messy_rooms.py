@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gs_lift.datasets import DataConfig, files
+from gs_lift.datasets.masks import replaced_segments
 from gs_lift.errors import SceneError
 from gs_lift.geometry import OPENGL_TO_OPENCV, quats_to_rotmats
 from gs_lift.scene import Camera, Scene, View
@@ -61,6 +62,7 @@ def read(path: Path, config: DataConfig) -> Scene:
         _view(path, frame, Camera(K, viewmat, width, height), config)
         for frame, viewmat in zip(frames, viewmats, strict=True)
     )
+    views = replaced_segments(path, views, CLASSES, config) or views
     n_train = len(views) * 4 // 5
     nothing = torch.zeros(0, 3)
     return Scene(path.resolve().name, views[:n_train], views[n_train:], nothing, nothing, CLASSES)

@@ -25,22 +25,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gs_lift.datasets import DataConfig, files
+from gs_lift.datasets.masks import replaced_segments
+from gs_lift.datasets.scannet import CLASSES
 from gs_lift.errors import SceneError
 from gs_lift.scene import Camera, Scene, View
-from gs_lift.segmentation import VOID, Classes, Segments
+from gs_lift.segmentation import VOID, Segments
 
 LAYOUT = "pose/ and intrinsic/intrinsic_color.txt beside color/"
-
-_NAMES = (
-    "void", "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "counter", "shelves",
-    "curtain", "ceiling", "refridgerator", "television", "person", "toilet", "sink", "lamp", "bag", "otherprop",
-)  # fmt: skip
-_THINGS = (
-    "bed", "chair", "sofa", "refridgerator", "television", "person", "toilet", "sink", "bag",
-)  # fmt: skip
-
-CLASSES = Classes(names=_NAMES, is_thing=tuple(name in _THINGS for name in _NAMES))
-"""The reduced classes of ScanNet, spelt as in the original. No pixel is labelled void."""
 
 TEST_EVERY = 6
 """The original's share of test frames for scenes of its own, where no splits.json says another."""
@@ -87,8 +78,9 @@ def read(path: Path, config: DataConfig) -> Scene:
         )
         for stems in (train, test)
     ]
+    taught = replaced_segments(path, views[0], CLASSES, config) or views[0]
     nothing = torch.zeros(0, 3)
-    return Scene(path.resolve().name, views[0], views[1], nothing, nothing, CLASSES)
+    return Scene(path.resolve().name, taught, views[1], nothing, nothing, CLASSES)
 
 
 def _splits(root: Path, stems: list[str], config: DataConfig) -> tuple[list[str], list[str]]:

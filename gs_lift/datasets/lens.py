@@ -1,0 +1,182 @@
+"""Photos as a lens bends them, and as a pinhole camera would have taken them.
+
+Notation: (x, y) a direction by the optical axis, x/z and y/z; (u, v) pixels of the photo, centres at +0.5; r the length
+of (x, y). Models and the order of their parameters are COLMAP's (src/colmap/sensor/models.h); OpenCV's are the same.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gs_lift.errors import SceneError
+
+WORKER = Path(__file__).with_name("colmap_worker.py")
+
+PATIENCE_S = 1800.0
+"""For a model of the largest city block that anybody has reconstructed."""
+
+
+@dataclass(frozen=True)
+class Lens:
+    """What bent a photo of `width` x `height` pixels, and the pinhole camera of the photo without that.
+
+    params: of COLMAP's `model`. K: intrinsics of the pinhole camera, whose picture has pinhole_size (width, height).
+    """
+
+    model: str
+    params: tuple[float, ...]
+    width: int
+    height: int
+    K: Float[Tensor, "3 3"]
+    pinhole_size: tuple[int, int]
+
+    @property
+    def is_pinhole(self) -> bool:
+        """Whether there is nothing to undo."""
+        return self.model in ("PINHOLE", "SIMPLE_PINHOLE")
+
+    def pixels(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(u, v) of directions (x, y)."""
+        shape = MODELS[self.model]
+        focals = 1 if shape.one_focal else 2
+        fx, fy = self.params[0], self.params[focals - 1]
+        cx, cy = self.params[focals : focals + 2]
+        bent_x, bent_y = shape.bend(x, y, *self.params[focals + 2 :])
+        return fx * bent_x + cx, fy * bent_y + cy
+
+
+@dataclass(frozen=True)
+class _Model:
+    one_focal: bool
+    bend: Callable[..., tuple[np.ndarray, np.ndarray]]
+
+
+def _straight(x: np.ndarray, y: np.ndarray, *_: float) -> tuple[np.ndarray, np.ndarray]:
+    return x, y
+
+
+def _radial(
+    x: np.ndarray, y: np.ndarray, k1: float, k2: float = 0.0, *_: float
+) -> tuple[np.ndarray, np.ndarray]:
+    return _opencv(x, y, k1, k2)
+
+
+def _opencv(
+    x: np.ndarray, y: np.ndarray, k1: float, k2: float, p1: float = 0.0, p2: float = 0.0, *higher: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Brown-Conrady; with k3 to k6 OpenCV's rational model."""
+    k3, k4, k5, k6 = (*higher, 0.0, 0.0, 0.0, 0.0)[:4]
+    r2 = x * x + y * y
+    radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
+    return (
+        x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
+        y * radial + 2 * p2 * x * y + p1 * (r2 + 2 * y * y),
+    )
+
+
+def _fisheye(x: np.ndarray, y: np.ndarray, *k: float) -> tuple[np.ndarray, np.ndarray]:
+    """Kannala-Brandt: the angle to the axis, with a polynomial, is the radius in the photo."""
+    k1, k2, k3, k4 = (*k, 0.0, 0.0, 0.0, 0.0)[:4]
+    r = np.sqrt(x * x + y * y)
+    theta = np.arctan(r)
+    t2 = theta * theta
+    bent = theta * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4))))
+    scale = np.divide(bent, r, out=np.ones_like(r), where=r > 1e-12)
+    return x * scale, y * scale
+
+
+MODELS: dict[str, _Model] = {
+    "SIMPLE_PINHOLE": _Model(True, _straight),
+    "PINHOLE": _Model(False, _straight),
+    "SIMPLE_RADIAL": _Model(True, _radial),
+    "RADIAL": _Model(True, _radial),
+    "OPENCV": _Model(False, _opencv),
+    "FULL_OPENCV": _Model(False, _opencv),
+    "OPENCV_FISHEYE": _Model(False, _fisheye),
+    "SIMPLE_RADIAL_FISHEYE": _Model(True, _fisheye),
+    "RADIAL_FISHEYE": _Model(True, _fisheye),
+}
+"""By COLMAP's names."""
+
+
+def lenses_of(cameras: Sequence[dict[str, Any]], where: Path) -> list[Lens]:
+    """Lenses from {"model", "width", "height", "params"} by COLMAP's names.
+
+    where: the file that says so, for the errors. Raises SceneError for what is no camera.
+    """
+    for camera in cameras:
+        check_model(camera["model"], where)
+    if all(camera["model"] == "PINHOLE" for camera in cameras):  # nothing to ask pycolmap for
+        sizes = np.array([[camera["width"], camera["height"]] for camera in cameras]).reshape(-1, 2)
+        params = np.array([camera["params"] for camera in cameras], dtype=np.float64).reshape(-1, 4)
+        models = np.array([camera["model"] for camera in cameras], dtype=np.str_)
+        arrays = {
+            "models": models,
+            "params": params,
+            "sizes": sizes,
+            "pinholes": params,
+            "pinhole_sizes": sizes,
+        }
+        return lenses_in(arrays, where)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "cameras.json"
+        source.write_text(json.dumps(list(cameras)))
+        return lenses_in(run_worker("lenses", source, where), where)
+
+
+def check_model(model: str, where: Path) -> None:
+    if model not in MODELS:
+        raise SceneError(
+            f"{where}: a {model} camera; wanted one of {', '.join(MODELS)}: undistort the photos first "
+            "(colmap image_undistorter)"
+        )
+
+
+def lenses_in(arrays: dict[str, np.ndarray], where: Path) -> list[Lens]:
+    """Lenses from what colmap_worker.py wrote."""
+    lenses = []
+    for place, model in enumerate(arrays["models"].tolist()):
+        check_model(model, where)
+        fx, fy, cx, cy = arrays["pinholes"][place].tolist()
+        params = arrays["params"][place]
+        (width, height), flat = arrays["sizes"][place].tolist(), arrays["pinhole_sizes"][place].tolist()
+        sane = np.isfinite(params).all() and np.isfinite([fx, fy, cx, cy]).all() and min(fx, fy) > 0
+        if not sane or min(width, height, *flat) < 1:
+            raise SceneError(
+                f"{where}: a {model} camera of {width}x{height} pixels with the parameters "
+                f"{', '.join(f'{one:g}' for one in params[:8])}; wanted a focal length over 0 and finite numbers"
+            )
+        K = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
+        lenses.append(Lens(model, tuple(params.tolist()), width, height, K, (flat[0], flat[1])))
+    return lenses
+
+
+def run_worker(what: str, source: Path, where: Path) -> dict[str, np.ndarray]:
+    """The arrays that colmap_worker.py reads from `source`. Raises SceneError if pycolmap does not."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "arrays.npz"
+        command = [sys.executable, str(WORKER), what, str(source), str(target)]
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise SceneError(f"{where}: pycolmap did not read it in {PATIENCE_S:.0f} s") from None
+        if done.returncode or not target.is_file():
+            lines = done.stdout.decode(errors="replace").strip().splitlines()
+            said = lines[-1] if lines else f"it stopped with code {done.returncode}"
+            raise SceneError(
+                f"{where}: pycolmap cannot read it ({said}); a file is damaged, or from another place"
+            )
+        with np.load(target, allow_pickle=False) as content:
+            return dict(content)

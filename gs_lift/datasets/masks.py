@@ -1,0 +1,181 @@
+"""2D segments in files of any segmenter, beside the photos or where the user says, matched to photos by name.
+
+What a file is, its ending and content tell (mask_files.py); whose it is, its name without endings: `a.png`,
+`a.jpg.png`, `a.json` and the folder `a/` are all of the photo `a.jpg`. Sizes are matched by nearest neighbour, nothing
+else: between two ids there is no third.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gs_lift.datasets import DataConfig, files
+from gs_lift.datasets.mask_files import CocoPanoptic, classes_of, find_coco, is_mask, read_mask
+from gs_lift.errors import SceneError
+from gs_lift.scene import View
+from gs_lift.segmentation import Classes, Segments
+
+log = logging.getLogger(__name__)
+
+FOLDERS = ("masks", "segments", "sam_masks", "panoptic", "panoptic_masks")
+"""Where segments lie in a scene, looked for in this order."""
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".json", ".npy", ".pt", ".ptz")
+"""Of masks and of photos: a mask may keep its photo's."""
+
+NAMED = 3
+"""Of files without a partner so many are named."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The segments of some photos. paths: by the photo's name; coco: what a COCO panoptic file says of them."""
+
+    classes: Classes
+    paths: Mapping[str, Path]
+    coco: CocoPanoptic | None
+
+    def of(self, name: str, width: int, height: int) -> Callable[[], Segments] | None:
+        """What reads the segments of a photo of that size in pixels; None if there are none.
+
+        Raises SceneError, when called, for a file that is broken or has another shape.
+        """
+        path = self.paths.get(name)
+        return partial(_read, path, self.coco, width, height) if path is not None else None
+
+
+def find_masks(root: Path, names: Sequence[str], config: DataConfig) -> Masks | None:
+    """The segments of a scene's photos; None where there are none, or none are wanted.
+
+    names: the photos' paths below their folder, without ending. Photos without a file, and files without a photo, are
+    counted in a warning. Raises SceneError for a folder that is not there, or has nothing for any photo.
+    """
+    folder = masks_folder(root, config)
+    if folder is None:
+        return None
+    coco = find_coco(folder)
+    by_name = _by_name(coco.folder if coco else folder)
+    short = {name: _short(name) for name in names}
+    lengths = {one: sum(other == one for other in short.values()) for one in short.values()}
+    paths = {}
+    for name in names:
+        # A flat folder of masks serves photos in sub folders, as long as their names differ.
+        path = by_name.get(name) or (by_name.get(short[name]) if lengths[short[name]] == 1 else None)
+        if path is not None:
+            paths[name] = path
+    if not paths:
+        there = ", ".join(sorted(by_name)[:NAMED]) or "no masks at all"
+        raise SceneError(
+            f"{folder}: no segments for any of {len(names)} photos (photos: {', '.join(names[:NAMED])}; "
+            f"masks: {there}); name them as the photos, or set data.segments=none"
+        )
+    _warn(folder, [name for name in names if name not in paths], "photos without segments")
+    taken = set(paths.values())
+    _warn(folder, [name for name, path in by_name.items() if path not in taken], "segments without a photo")
+    if not config.allow_outside and folder.is_relative_to(root):
+        for path in paths.values():
+            files.check_inside(root, path, False)
+    return Masks(coco.classes if coco else classes_of(next(iter(paths.values()))), paths, coco)
+
+
+def masks_folder(root: Path, config: DataConfig) -> Path | None:
+    """The folder that data.segments names (from the scene's folder, if it is relative), or with `auto` the first of
+    FOLDERS that is there. None: there is none, or none is wanted."""
+    if config.segments == "none":
+        return None
+    if config.segments == "auto":
+        return next((root / name for name in FOLDERS if (root / name).is_dir()), None)
+    folder = root / config.segments
+    if not folder.is_dir():
+        raise SceneError(
+            f"{folder}: no such folder; data.segments wants the folder of the segments, auto or none"
+        )
+    return folder
+
+
+def replaced_segments(
+    root: Path, views: Sequence[View], classes: Classes, config: DataConfig
+) -> tuple[View, ...] | None:
+    """The views of a layout that has segments of its own, with those that the user names instead, or with none.
+
+    None: the user wants the layout's own. Raises SceneError where the classes are others than the scene's.
+    """
+    if config.segments == "auto":
+        return None
+    masks = find_masks(root, [view.name for view in views], config)
+    if masks and masks.classes.is_thing != classes.is_thing:
+        raise SceneError(
+            f"{root / config.segments}: segments of {len(masks.classes)} classes ({', '.join(masks.classes.names[:3])}"
+            f"{', ...' if len(masks.classes) > 3 else ''}); wanted the {len(classes)} of the scene"
+        )
+
+    def of(view: View) -> Callable[[], Segments] | None:
+        return masks.of(view.name, view.camera.width, view.camera.height) if masks else None
+
+    return tuple(replace(view, segments=of(view)) for view in views)
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """Masks below a folder by their path in it, without endings; a folder with metadata.csv is one mask."""
+    found: dict[str, Path] = {}
+
+    def look(below: Path) -> None:
+        try:
+            entries = sorted(below.iterdir())
+        except OSError as error:
+            raise SceneError(f"{below}: cannot be read ({error.strerror})") from None
+        for path in entries:
+            if path.name.startswith(".") or (path.is_symlink() and path.is_dir()):
+                continue
+            if path.is_dir() and not is_mask(path):
+                look(path)
+            elif is_mask(path):
+                name = _without_endings(path.relative_to(folder).as_posix())
+                if name in found:
+                    raise SceneError(
+                        f"{path}: segments of the same photo as {found[name].name}; remove one of them"
+                    )
+                found[name] = path
+
+    look(folder)
+    return found
+
+
+def _without_endings(name: str) -> str:
+    while True:
+        ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), None)
+        if ending is None or len(name) == len(ending):
+            return name
+        name = name[: -len(ending)]
+
+
+def _short(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
+
+
+def _warn(folder: Path, names: Sequence[str], what: str) -> None:
+    if names:
+        more = ", ..." if len(names) > NAMED else ""
+        log.warning("%s: %d %s (%s%s)", folder, len(names), what, ", ".join(sorted(names)[:NAMED]), more)
+
+
+def _read(path: Path, coco: CocoPanoptic | None, width: int, height: int) -> Segments:
+    raw = coco.read(path) if coco else read_mask(path)
+    there = raw.instance.shape
+    # Rounded to whole pixels, a photo and its smaller copy may differ by one pixel of the copy.
+    if abs(there[1] * height - there[0] * width) > max(width, height):
+        raise SceneError(
+            f"{path}: {there[1]}x{there[0]} pixels, another shape than the photo's {width}x{height}; "
+            "make segments of the uncropped photo"
+        )
+    rows, columns = (
+        ((np.arange(wanted) + 0.5) * (own / wanted)).astype(np.int64)
+        for wanted, own in zip((height, width), there, strict=True)
+    )
+    instance, semantic, confidence = (values[np.ix_(rows, columns)] for values in raw)
+    return Segments(torch.from_numpy(instance), torch.from_numpy(semantic), torch.from_numpy(confidence))
