@@ -94,7 +94,7 @@ def fit(
     overrides: Overrides = None,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/<scene> if left out.")] = None,
     splat: Annotated[
-        Path | None, typer.Option(help="PLY or gsplat checkpoint to lift onto, instead of fitting.")
+        Path | None, typer.Option(help="A splat to lift onto, instead of fitting: PLY, checkpoint, .spz, .splat ...")
     ] = None,
     segments: Annotated[
         Path | None,
@@ -198,7 +198,7 @@ def render(
         Path | None,
         typer.Argument(
             metavar="RUN_OR_SPLAT",
-            help="Run folder, PLY or gsplat checkpoint; the latest run if left out.",
+            help="Run folder, or a splat of any kind; the latest run if left out.",
             show_default=False,
         ),
     ] = None,

@@ -17,7 +17,7 @@ from gs_lift.checkpoint import Checkpoints
 from gs_lift.clustering import OF_THE_TREE, cluster, detections, read_constraints, recut_instances, saved_tree
 from gs_lift.config import Config, config_hash
 from gs_lift.datasets import load_scene
-from gs_lift.errors import ConfigError, RunError
+from gs_lift.errors import ConfigError, RunError, SplatError
 from gs_lift.evaluation import Scores, evaluate_by, panoptic, views_of_instances
 from gs_lift.files import write_atomic, write_text_atomic
 from gs_lift.fitting import fit
@@ -31,6 +31,7 @@ from gs_lift.run import STAGES, Run, sha256, start_run
 from gs_lift.scene import Scene
 from gs_lift.segmentation import Embeddings, Evidence, Instances, Parts
 from gs_lift.splats import load_splat
+from gs_lift.splats.frames import check_frame
 from gs_lift.threads import torch_on_one_thread
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def fit_run(
     reporter = reporter or SilentReporter()
     config = config.resolved()
     scene = load_scene(scene_path, config.data)
-    given = load_splat(splat) if splat else None
+    given = _given_splat(splat, scene, config) if splat else None
     run = start_run(
         folder or Path("runs") / scene.name,
         scene.name,
@@ -97,6 +98,16 @@ def fit_run(
         _fit_stage(run, scene, config, reporter)
     _lift_stage(run, scene, config, reporter)
     return run
+
+
+def _given_splat(path: Path, scene: Scene, config: Config) -> Gaussians:
+    gaussians = load_splat(path)
+    if config.data.check_splat:
+        try:
+            check_frame(scene, gaussians.to(config.device), backend=config.backend)
+        except SplatError as error:
+            raise SplatError(f"{path}: {error}") from None
+    return gaussians
 
 
 @contextmanager

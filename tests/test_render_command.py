@@ -321,7 +321,7 @@ def test_a_painted_splat_is_rendered_and_the_guess_of_up_is_said(
         (["none.pt"], "none.pt: No such file or directory"),
         (["torn.pt"], "torn.pt: not a checkpoint as torch.save writes it"),
         (["text.ply"], "text.ply: not a PLY file"),
-        (["bad.json"], "bad.json: neither a PLY nor a gsplat checkpoint"),
+        (["bad.json"], "bad.json: no splat that gs_lift knows"),
         (["balls.ply", "--what", "instances"], "balls.ply: a splat alone has no objects; name a run"),
         (["balls.ply", "--path", "test"], "balls.ply: a splat alone has no test views; name a run"),
         (["balls.ply", "--path", "none.json"], "none.json: no such file; wanted orbit, train, test or a JSON"),

@@ -72,9 +72,9 @@ def test_files_are_told_apart_by_content_whatever_their_name(tmp_path: Path) -> 
     write_splat(tmp_path / "other.bin", gaussians())
     assert same(load_splat(tmp_path / "splat"), gaussians())
     assert same(load_splat(tmp_path / "other.bin"), gaussians())
-    (tmp_path / "third.splat").write_bytes(bytes(64))
-    with pytest.raises(SplatError, match="neither a PLY nor a gsplat checkpoint; convert it to PLY first"):
-        load_splat(tmp_path / "third.splat")
+    (tmp_path / "third.glb").write_bytes(bytes(64))
+    with pytest.raises(SplatError, match=r"no splat that gs_lift knows .* convert it to PLY first"):
+        load_splat(tmp_path / "third.glb")
     with pytest.raises(FileNotFoundError):
         load_splat(tmp_path / "nothing.ply")
 
@@ -86,14 +86,31 @@ def test_a_path_names_a_splat_if_it_is_a_file_or_looks_like_one(tmp_path: Path) 
     assert meant == {"file": True, "run.pt": False, "no.ply": True, "no.PT": True, "runs": False}
 
 
-def test_the_part_of_one_gpu_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name in ("ckpt_9_rank0.pt", "ckpt_9_rank1.pt", "ckpt_8_rank1.pt"):
-        saved(tmp_path / name, {"splats": splats()})
-    with caplog.at_level(logging.WARNING):
-        load_splat(tmp_path / "ckpt_9_rank0.pt")
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path / 'ckpt_9_rank0.pt'} holds the Gaussians of one rank; not read: ckpt_9_rank1.pt"
-    ]
+def test_the_parts_of_all_gpus_are_joined_by_rank(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step, rank in ((9, 0), (9, 10), (9, 2), (8, 1)):
+        content = splats() | {"opacities": torch.full((COUNT,), float(rank))}
+        saved(tmp_path / f"ckpt_{step}_rank{rank}.pt", {"splats": content})
+    for name in ("ckpt_9_rank0.pt", "ckpt_9_rank10.pt"):
+        with caplog.at_level(logging.WARNING):
+            read = load_splat(tmp_path / name)
+        assert read.logit_opacities.tolist() == [0.0] * COUNT + [2.0] * COUNT + [10.0] * COUNT
+        assert f"{name}: with the Gaussians of 3 ranks" in caplog.text
+
+
+def test_ranks_of_different_trainings_are_refused(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        saved(tmp_path / f"ckpt_9_rank{rank}.pt", {"splats": splats(degree=rank)})
+    with pytest.raises(SplatError, match="ranks of different degrees"):
+        load_splat(tmp_path / "ckpt_9_rank1.pt")
+
+
+@pytest.mark.parametrize("comment", ["SplatRenderMode: mip", "antialiased 1"])
+def test_a_splat_that_was_learnt_with_antialiasing_is_read_with_a_warning(
+    comment: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_splat(tmp_path / "mip.ply", gaussians(), comments=[comment])
+    assert same(load_splat(tmp_path / "mip.ply"), gaussians())
+    assert "learnt with antialiasing" in caplog.text
 
 
 class Malicious:
@@ -182,7 +199,8 @@ ZERO[4] = 0
     ("content", "message"),
     [
         (torch.zeros(3), "a Tensor; wanted \"splats\", as gsplat's simple_trainer writes it"),
-        ({"pipeline": {}, "step": 3}, 'keys pipeline, step; wanted "splats"'),
+        ({"pipe": {}, "step": 3}, 'keys pipe, step; wanted "splats"'),
+        ({"pipeline": {}, "step": 3}, "no _model.gauss_params.means; wanted a checkpoint of splatfacto"),
         ({}, 'keys none; wanted "splats"'),
         ({"splats": torch.zeros(3)}, 'keys splats; wanted "splats"'),
         ({"splats": without("sh0")}, "splats has no sh0; there are means, quats"),

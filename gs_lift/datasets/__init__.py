@@ -29,6 +29,8 @@ class DataConfig:
     """Every so many-th photo is for testing where the layout does not say which, the first one included; 0 = none."""
     max_size: int = 640
     """Longest side, in pixels, to which photos are reduced, cameras with them; 0 = as they are."""
+    check_splat: bool = True
+    """Refuse a splat (`--splat`) that explains the photos worse than one colour does: it lies in another frame."""
     allow_outside: bool = False
     """Read files that a scene folder reaches through links out of itself. Off: a stranger's scene cannot make
     gs_lift open other files."""

@@ -1,8 +1,7 @@
-"""Splats as files that other programs write: one function, which tells them apart.
+"""Checkpoints of gsplat's simple_trainer (`ckpt_29999_rank0.pt`), one file for each GPU.
 
-- a PLY by the property names of 3DGS (Inria): see ply.py;
-- a checkpoint of gsplat's simple_trainer (`ckpt_29999_rank0.pt`): a dict whose "splats" are means [N 3], quats [N 4]
-  (wxyz), scales [N 3] (logarithms), opacities [N] (logits), sh0 [N 1 3] and shN [N K-1 3].
+A dict whose "splats" are means [N 3], quats [N 4] (wxyz), scales [N 3] (logarithms), opacities [N] (logits),
+sh0 [N 1 3] and shN [N K-1 3].
 
 A checkpoint is a pickle in a zip archive, and a pickle may run code: torch's `weights_only` refuses any that needs more
 than tensors and plain containers. Whatever an archive merely claims is compared with the size of the file first.
@@ -12,52 +11,30 @@ import logging
 import pickle
 import re
 import zipfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gs_lift.errors import SplatError
 from gs_lift.gaussians import Gaussians
-from gs_lift.ply import read_splat
 
 log = logging.getLogger(__name__)
-
-CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt")
-SPLAT_SUFFIXES = (".ply", *CHECKPOINT_SUFFIXES)
-"""By which a path that names a splat is known where there is no such file."""
 
 _NAMES = ("means", "quats", "scales", "opacities", "sh0", "shN")
 _HIGHER_TERMS = (0, 3, 8, 15, 24)
 """K - 1 of the degrees 0 to 4."""
 
 
-def names_splat(path: Path) -> bool:
-    """Whether a path is meant as a splat rather than as a folder, also where there is nothing."""
-    return path.is_file() or (not path.is_dir() and path.suffix.lower() in SPLAT_SUFFIXES)
-
-
-def load_splat(path: Path) -> Gaussians:
-    """The Gaussians of a PLY or of a gsplat checkpoint, told apart by how the file begins, then by its name.
-
-    float32 on the CPU, in the order of the file. Raises SplatError for whatever is neither, or is damaged.
-    """
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head.startswith(b"ply") or path.suffix.lower() == ".ply":
-        return read_splat(path)
-    if head == b"PK\x03\x04" or path.suffix.lower() in CHECKPOINT_SUFFIXES:
-        return _read_checkpoint(path)
-    raise SplatError(
-        f"{path}: neither a PLY nor a gsplat checkpoint; convert it to PLY first (splat-transform, SuperSplat)"
-    )
-
-
-def _read_checkpoint(path: Path) -> Gaussians:
+def load(path: Path) -> Any:
+    """What torch.save wrote, where it is tensors, plain containers and single numbers of numpy."""
     _check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with _numbers_of_numpy():
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise SplatError(
             f"{path}: holds more than tensors, which could run code and is refused; export the splat as PLY"
@@ -66,19 +43,43 @@ def _read_checkpoint(path: Path) -> Gaussians:
         raise SplatError(
             f"{path}: not a readable checkpoint ({' '.join(str(error).split())[:100]})"
         ) from None
+
+
+def _numbers_of_numpy() -> AbstractContextManager[Any]:
+    """nerfstudio's checkpoints hold a few; these rebuild nothing but a number. torch 2.4 cannot allow them for once."""
+    if not hasattr(torch.serialization, "safe_globals"):
+        return nullcontext()
+    scalar: Any = np.float64(0).__reduce__()[0]
+    dtypes = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)]
+    return torch.serialization.safe_globals([scalar, np.dtype, *dtypes])
+
+
+def read(path: Path, content: Any) -> Gaussians:
+    """The Gaussians of a checkpoint that is loaded, and of those of the other ranks beside it, rank by rank."""
+    tensors = [_checked(path, content)]
+    for other in _other_ranks(path):
+        tensors.append(_checked(other, load(other)))
+    by_rank = sorted(zip([path, *_other_ranks(path)], tensors, strict=True), key=lambda pair: _rank(pair[0]))
+    if len(by_rank) > 1:
+        if len({own["shN"].shape[1] for _, own in by_rank}) > 1:
+            raise SplatError(f"{path}: ranks of different degrees; are they of one training?")
+        log.warning("%s: with the Gaussians of %d ranks", path, len(by_rank))
+    joined = {name: torch.cat([own[name] for _, own in by_rank]) for name in _NAMES}
+    return Gaussians(
+        means=joined["means"],
+        quats=joined["quats"],
+        log_scales=joined["scales"],
+        logit_opacities=joined["opacities"],
+        sh0=joined["sh0"],
+        shN=joined["shN"],
+    )
+
+
+def _checked(path: Path, content: Any) -> dict[str, Tensor]:
     tensors = _tensors(path, content)
     _check_shapes(path, tensors)
-    _check_values(path, tensors)
-    if others := [other.name for other in _other_ranks(path)]:
-        log.warning("%s holds the Gaussians of one rank; not read: %s", path, ", ".join(others))
-    return Gaussians(
-        means=tensors["means"],
-        quats=tensors["quats"],
-        log_scales=tensors["scales"],
-        logit_opacities=tensors["opacities"],
-        sh0=tensors["sh0"],
-        shN=tensors["shN"],
-    )
+    check_values(path, tensors)
+    return tensors
 
 
 def _check_archive(path: Path) -> None:
@@ -99,27 +100,30 @@ def _check_archive(path: Path) -> None:
 
 
 def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
-    """The six tensors of "splats" as float32; none has more numbers than the file can hold."""
+    """The six tensors of "splats"."""
     splats = content.get("splats") if isinstance(content, dict) else None
     if not isinstance(splats, dict):
-        there = f"keys {_listed(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
+        there = f"keys {listed(content)}" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise SplatError(f'{path}: {there}; wanted "splats", as gsplat\'s simple_trainer writes it')
     if missing := [name for name in _NAMES if name not in splats]:
         raise SplatError(
-            f"{path}: splats has no {', '.join(missing)}; there are {_listed(splats)} "
+            f"{path}: splats has no {', '.join(missing)}; there are {listed(splats)} "
             "(with app_opt the colours need its network: train without)"
         )
-    tensors = {name: splats[name] for name in _NAMES}
+    return {name: plain_tensor(path, f"splats.{name}", splats[name]) for name in _NAMES}
+
+
+def plain_tensor(path: Path, name: str, tensor: Any) -> Tensor:
+    """float32 numbers, no more of them than the file can hold."""
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.layout != torch.strided:
+        raise SplatError(f"{path}: {name}: wanted a tensor of floating point numbers")
     size = path.stat().st_size
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.layout != torch.strided:
-            raise SplatError(f"{path}: splats.{name}: wanted a tensor of floating point numbers")
-        # A view may repeat one number for ever: such a tensor is larger than what it was read from.
-        if tensor.is_meta or tensor.numel() * tensor.element_size() > size:
-            raise SplatError(
-                f"{path}: splats.{name} claims the shape {list(tensor.shape)}, more than the file's {size} bytes"
-            )
-    return {name: tensor.detach().float().contiguous() for name, tensor in tensors.items()}
+    # A view may repeat one number for ever: such a tensor is larger than what it was read from.
+    if tensor.is_meta or tensor.numel() * tensor.element_size() > size:
+        raise SplatError(
+            f"{path}: {name} claims the shape {list(tensor.shape)}, more than the file's {size} bytes"
+        )
+    return tensor.detach().float().contiguous()
 
 
 def _check_shapes(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -138,7 +142,7 @@ def _check_shapes(path: Path, tensors: dict[str, Tensor]) -> None:
         raise SplatError(f"{path}: splats.shN has {terms} terms; wanted 0, 3, 8, 15 or 24 (degrees 0 to 4)")
 
 
-def _check_values(path: Path, tensors: dict[str, Tensor]) -> None:
+def check_values(path: Path, tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         wrong = ~tensor.reshape(len(tensor), -1).isfinite().all(dim=1)
         if bool(wrong.any()):
@@ -165,6 +169,11 @@ def _other_ranks(path: Path) -> list[Path]:
     ]
 
 
-def _listed(content: dict[Any, Any]) -> str:
+def _rank(path: Path) -> int:
+    number = re.search(r"_rank(\d+)$", path.stem)
+    return int(number[1]) if number else 0
+
+
+def listed(content: dict[Any, Any]) -> str:
     names = [str(name)[:30] for name in list(content)[:8]]
     return ", ".join(names) + (", ..." if len(content) > 8 else "") if names else "none"
