@@ -94,7 +94,8 @@ def fit(
     overrides: Overrides = None,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/<scene> if left out.")] = None,
     splat: Annotated[
-        Path | None, typer.Option(help="A splat to lift onto, instead of fitting: PLY, checkpoint, .spz, .splat ...")
+        Path | None,
+        typer.Option(help="A splat to lift onto, instead of fitting: PLY, checkpoint, .spz, .splat ..."),
     ] = None,
     segments: Annotated[
         Path | None,
@@ -192,6 +193,35 @@ def evaluate(
         reporter.say(f"wrote {json_file}")
 
 
+@app.command("score")
+def score_maps(
+    pred: Annotated[Path, typer.Option(help="Folder of id maps by any method, or a labels.ply.")],
+    truth: Annotated[Path, typer.Option(help="Folder of id maps, or a scene: the truth of its test views.")],
+    protocol: Annotated[str, typer.Option(help="released, strict or both.")] = "both",
+    bootstrap: Annotated[int, typer.Option(help="Draws of frames for the 95 % intervals; 0 = none.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+) -> None:
+    """Score anybody's maps by the protocols of `gslift eval`, with intervals over frames."""
+    from gs_lift.errors import pick
+    from gs_lift.files import write_text_atomic
+    from gs_lift.protocols import PROTOCOLS
+    from gs_lift.report import judged_json, judged_table
+    from gs_lift.scoring import score
+
+    protocols = list(PROTOCOLS) if protocol == "both" else [protocol]
+    for name in protocols:
+        pick(PROTOCOLS, name, "protocol")
+    if bootstrap < 0:
+        raise ConfigError(f"--bootstrap {bootstrap}: wanted 0 or more")
+    reporter = _reporter()
+    judged = score(pred, truth, protocols, rounds=bootstrap, seed=seed, reporter=reporter)
+    reporter.console.print(judged_table(judged.scores, judged.intervals, judged.frames))
+    if json_file is not None:
+        write_text_atomic(json_file, judged_json(judged.scores, judged.intervals, judged.frames))
+        reporter.say(f"wrote {json_file}")
+
+
 @app.command()
 def render(
     source: Annotated[
@@ -230,6 +260,88 @@ def render(
     chosen = source if source is not None and names_splat(source) else _run(source)
     count = write_pictures(chosen, out, options, reporter=reporter)
     reporter.say(f"wrote {out} ({count} frame{'s' if count > 1 else ''})")
+
+
+@app.command()
+def extract(
+    out: Annotated[Path, typer.Option(help="PLY to write.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN_OR_LABELS",
+            help="Run folder or labels.ply; the latest run if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    ids: Annotated[list[int] | None, typer.Option("--id", help="An object; may be repeated.")] = None,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="All objects of a class.")] = None,
+    but: Annotated[
+        list[int] | None, typer.Option("--everything-but", help="The scene without an object.")
+    ] = None,
+    min_score: Annotated[
+        float, typer.Option(help="Leave out members of a lower instance_score: less halo, thinner borders.")
+    ] = 0.0,
+) -> None:
+    """Take objects out of a scene, or out of the way: a splat that any viewer opens."""
+    from gs_lift.exports import Labelled
+    from gs_lift.exports import extract as write_extract
+
+    if out.suffix.lower() != ".ply":
+        raise ConfigError(f"--out {out}: wanted a name that ends in .ply")
+    if bool(ids or classes) == bool(but):
+        raise ConfigError("wanted either --id or --class, or --everything-but")
+    reporter = _reporter()
+    labelled = (
+        Labelled.of_file(source) if source is not None and source.is_file() else Labelled.of_run(_run(source))
+    )
+    rows = labelled.rows(ids or but or [], classes or [], everything_but=bool(but), min_score=min_score)
+    count = write_extract(labelled, rows, out)
+    reporter.say(f"wrote {out} ({count} Gaussians)")
+
+
+@app.command()
+def export(
+    run: RunFolder = None,
+    objects: Annotated[
+        Path | None, typer.Option(help="Folder for each object as a splat: 0001.ply ...")
+    ] = None,
+    panoptic: Annotated[Path | None, typer.Option(help="Folder for COCO panoptic PNG and JSON.")] = None,
+    id_maps: Annotated[
+        Path | None, typer.Option(help="Folder for 16-bit PNG of objects' ids, 0 = none.")
+    ] = None,
+    scannet: Annotated[
+        Path | None, typer.Option(help="Folder for ScanNet's benchmark text; with --mesh.")
+    ] = None,
+    mesh: Annotated[Path | None, typer.Option(help="PLY whose vertices take the objects.")] = None,
+    views: Annotated[str, typer.Option(help="Of pictures: test, train or all.")] = "test",
+    min_score: Annotated[
+        float, typer.Option(help="Leave out members of objects of a lower instance_score.")
+    ] = 0.0,
+) -> None:
+    """Write a segmented run in the formats of other programs."""
+    from gs_lift import exports
+
+    if not (objects or panoptic or id_maps or scannet):
+        raise ConfigError(
+            "nothing to write; wanted --objects, --panoptic, --id-maps or --scannet with a folder"
+        )
+    if (scannet is None) != (mesh is None):
+        raise ConfigError("--scannet and --mesh go together: ScanNet's masks are of a mesh's vertices")
+    reporter, chosen = _reporter(), _run(run)
+    if objects is not None:
+        written = exports.write_objects(
+            exports.Labelled.of_run(chosen), objects, min_score=min_score, reporter=reporter
+        )
+        reporter.say(f"wrote {objects} ({len(written)} objects)")
+    if panoptic is not None:
+        written = exports.write_panoptic(chosen, panoptic, split=views, reporter=reporter)
+        reporter.say(f"wrote {panoptic} ({len(written) - 1} frames)")
+    if id_maps is not None:
+        written = exports.write_id_maps(chosen, id_maps, split=views, reporter=reporter)
+        reporter.say(f"wrote {id_maps} ({len(written)} frames)")
+    if scannet is not None and mesh is not None:
+        written = exports.write_scannet(chosen, scannet, mesh)
+        reporter.say(f"wrote {written[0]} ({len(written) - 1} objects)")
 
 
 @app.command("config")

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from gs_lift.evaluation import Scores
 from gs_lift.files import write_atomic
 from gs_lift.palette import colorize
-from gs_lift.protocols import RELEASED
+from gs_lift.protocols import RELEASED, PanopticScores
 
 Row = tuple[str, Mapping[str, Scores], Mapping[str, float]]
 """Name of a scene, its scores by each protocol, the seconds of its stages. All rows have the same protocols."""
@@ -98,6 +98,33 @@ def scores_json(rows: Sequence[Row]) -> str:
         for name, scores, seconds in rows
     ]
     content = {"scenes": scenes, "mean": _first_and_others(_means(rows))}
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
+"""By protocol and figure, low and high."""
+
+
+def judged_table(scores: Mapping[str, PanopticScores], intervals: Intervals, frames: int) -> Table:
+    """One line for each protocol, and below it the intervals of the figures that have one. 80 columns wide."""
+    names = ("pq_scene", "sq", "rq", "pq_things", "pq_stuff", "miou", "objects_found")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table.add_column(f"\n{frames} frames", no_wrap=True)
+    for name in names:
+        table.add_column(_HEADINGS[name], justify="right", no_wrap=True)
+    for protocol, of_protocol in scores.items():
+        table.add_row(protocol, *(_text(name, vars(of_protocol)) for name in names))
+        ranges = {name: f"{low:.3f}-{high:.3f}" for name, (low, high) in intervals.get(protocol, {}).items()}
+        if ranges:
+            table.add_row("  95 %", *(ranges.get(name, "").replace("0.", ".") for name in names))
+    return table
+
+
+def judged_json(scores: Mapping[str, PanopticScores], intervals: Intervals, frames: int) -> str:
+    """{"frames", protocol: {the figures, "intervals": {figure: [low, high]}, "per_class": [...]}}."""
+    content: dict[str, Any] = {"frames": frames}
+    for protocol, of_protocol in scores.items():
+        content[protocol] = asdict(of_protocol) | {"intervals": dict(intervals.get(protocol, {}))}
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 

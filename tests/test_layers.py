@@ -27,7 +27,8 @@ LAYERS = [
     {"config", "report", "terminal"},
     {"run"},
     {"pipeline"},
-    {"benchmark", "pictures"},
+    {"benchmark", "exports", "pictures"},
+    {"scoring"},
     {"cli"},
 ]
 LAYER_OF = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -48,6 +48,10 @@ class Masks:
         path = self.paths.get(name)
         return partial(_read, path, self.coco, width, height) if path is not None else None
 
+    def read(self, name: str) -> Callable[[], Segments]:
+        """What reads the segments of a photo, of the file's own size."""
+        return partial(_read_whole, self.paths[name], self.coco)
+
 
 def find_masks(root: Path, names: Sequence[str], config: DataConfig) -> Masks | None:
     """The segments of a scene's photos; None where there are none, or none are wanted.
@@ -165,7 +169,7 @@ def _warn(folder: Path, names: Sequence[str], what: str) -> None:
 
 
 def _read(path: Path, coco: CocoPanoptic | None, width: int, height: int) -> Segments:
-    raw = coco.read(path) if coco else read_mask(path)
+    raw = _read_whole(path, coco)
     there = raw.instance.shape
     # Rounded to whole pixels, a photo and its smaller copy may differ by one pixel of the copy.
     if abs(there[1] * height - there[0] * width) > max(width, height):
@@ -174,8 +178,12 @@ def _read(path: Path, coco: CocoPanoptic | None, width: int, height: int) -> Seg
             "make segments of the uncropped photo"
         )
     rows, columns = (
-        ((np.arange(wanted) + 0.5) * (own / wanted)).astype(np.int64)
+        torch.from_numpy(((np.arange(wanted) + 0.5) * (own / wanted)).astype(np.int64))
         for wanted, own in zip((height, width), there, strict=True)
     )
-    instance, semantic, confidence = (values[np.ix_(rows, columns)] for values in raw)
+    return Segments(*(values[rows][:, columns] for values in vars(raw).values()))
+
+
+def _read_whole(path: Path, coco: CocoPanoptic | None) -> Segments:
+    instance, semantic, confidence = coco.read(path) if coco else read_mask(path)
     return Segments(torch.from_numpy(instance), torch.from_numpy(semantic), torch.from_numpy(confidence))

@@ -12,3 +12,39 @@ _THINGS = (
 
 CLASSES = Classes(names=_NAMES, is_thing=tuple(name in _THINGS for name in _NAMES))
 """The reduced classes of ScanNet, spelt as in the original. No pixel is labelled void."""
+
+NYU40 = {
+    name: number
+    for number, name in enumerate(
+        (
+            *(
+                "wall",
+                "floor",
+                "cabinet",
+                "bed",
+                "chair",
+                "sofa",
+                "table",
+                "door",
+                "window",
+                "bookshelf",
+                "picture",
+            ),
+            *("counter", "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat"),
+            *(
+                "clothes",
+                "ceiling",
+                "books",
+                "refridgerator",
+                "television",
+                "paper",
+                "towel",
+                "shower curtain",
+            ),
+            *("box", "whiteboard", "person", "night stand", "toilet", "sink", "lamp", "bathtub", "bag"),
+            *("otherstructure", "otherfurniture", "otherprop"),
+        ),
+        start=1,
+    )
+}
+"""Number of each class in ScanNet's benchmark."""
