@@ -109,10 +109,14 @@ class Overlaps:
             values.flatten().long()
             for values in (pred.semantic, pred.instance, truth.semantic, truth.instance)
         ]
-        code = torch.zeros_like(keys[0])
+        code, size = torch.zeros_like(keys[0]), 1
         for values in keys:
-            distinct, own = values.unique(return_inverse=True)
-            _, code = (code * len(distinct) + own).unique(return_inverse=True)
+            low, span = int(values.min()), int(values.max() - values.min()) + 1
+            if size * span >= 2**62:  # huge ids: by their rank instead
+                size, span, low = len(code.unique()), len(values.unique()), 0
+                code, values = (one.unique(return_inverse=True)[1] for one in (code, values))
+            code, size = code * span + (values - low), size * span
+        _, code = code.unique(return_inverse=True)
         counts = torch.bincount(code)
         first = torch.empty_like(counts).scatter_(0, code, torch.arange(len(code)))
         pairs = torch.stack([values[first] for values in keys], dim=1)

@@ -62,6 +62,18 @@ def test_an_image_has_one_row_for_each_pair_of_segments() -> None:
     assert found == {(0, -1, 0, -1): 3, (1, 0, 0, -1): 1, (1, 0, 1, 0): 1}
 
 
+def test_huge_ids_are_counted_as_small_ones() -> None:
+    rng = np.random.default_rng(0)
+    image = random_image(rng)
+    huge = Segments(image.instance * 2**40, image.semantic, image.confidence)
+    small = Overlaps.of(image, image)
+    large = Overlaps.of(huge, huge)
+    assert sorted(large.counts.tolist()) == sorted(small.counts.tolist())
+    assert {(kind, one // 2**40) for kind, one in large.pred.tolist()} == {
+        tuple(row) for row in small.pred.tolist()
+    }
+
+
 def test_no_images_have_no_figures() -> None:
     scores = STRICT.scores([], CLASSES)
     assert (scores.pq_scene, scores.miou, scores.objects_true, scores.per_class) == (None, None, None, ())
