@@ -344,6 +344,26 @@ def export(
         reporter.say(f"wrote {written[0]} ({len(written) - 1} objects)")
 
 
+@app.command()
+def doctor(
+    scene: Annotated[
+        Path | None, typer.Argument(help="Scene folder to look at, too.", show_default=False)
+    ] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say what is installed, what a scene is, and what is wrong with either; exit code 2 if anything is."""
+    from gs_lift.config import load_config
+    from gs_lift.doctor import check_machine, check_scene, is_well
+    from gs_lift.report import findings_table
+
+    reporter = _reporter()
+    findings = [*check_machine(), *(check_scene(scene, load_config(config, overrides)) if scene else [])]
+    reporter.console.print(findings_table([(one.kind, one.what, one.found) for one in findings]))
+    if not is_well(findings):
+        raise typer.Exit(2)
+
+
 @app.command("config")
 def show_config(config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Print every setting as YAML, each with its sentence; the output is a valid --config file."""

@@ -128,6 +128,18 @@ def judged_json(scores: Mapping[str, PanopticScores], intervals: Intervals, fram
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
+def findings_table(rows: Sequence[tuple[str, str, str]]) -> Table:
+    """Lines of (how bad, what, found): what is wrong stands out."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    colors = {"ok": "green", "note": "yellow", "wrong": "bold red"}
+    for kind, what, found in rows:
+        table.add_row(Text(kind, style=colors[kind]), Text(what), Text(found))
+    return table
+
+
 def _first_and_others(figures: Mapping[str, Figures]) -> dict[str, Any]:
     first, *others = figures
     return {**figures[first], **{protocol: figures[protocol] for protocol in others}}

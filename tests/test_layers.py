@@ -25,7 +25,7 @@ LAYERS = [
     {"fitting", "lifting", "protocols", "synthetic", "splats"},
     {"evaluation"},
     {"config", "report", "terminal"},
-    {"run"},
+    {"run", "doctor"},
     {"pipeline"},
     {"benchmark", "exports", "pictures"},
     {"scoring"},

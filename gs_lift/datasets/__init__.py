@@ -102,11 +102,17 @@ def load_scene(path: Path | str, config: DataConfig = DataConfig()) -> Scene:
         raise SceneError(f"{path}: is a file; wanted the folder of a scene")
     if not path.is_dir():
         raise SceneError(f"{path}: no such folder")
+    name = layout_of(path)
+    return _reduced(READERS[name]().read(path, config), config.max_size)
+
+
+def layout_of(path: Path) -> str:
+    """The first of READERS that knows the layout of a folder. Raises SceneError where none does."""
     layouts = []
     for name, load in READERS.items():
         reader = load()
         if reader.matches(path):
-            return _reduced(reader.read(path, config), config.max_size)
+            return name
         layouts.append(f"{name} ({reader.LAYOUT})")
     what = "is empty" if not any(path.iterdir()) else "has no layout that gs_lift knows"
     raise SceneError(f"{path}: {what}; looked for {'; '.join(layouts)}")
