@@ -56,13 +56,9 @@ def check_machine() -> Iterator[Finding]:
         have = _version(name)
         kind, found = (GOOD, have) if have else (WRONG, f"missing ({purpose}): pip install {name}")
         yield Finding(kind, name, found)
-    extras = [
-        f"{name} {have}" if (have := _version(name)) else f"no {name}"
-        for name in ("onnxruntime", "transformers")
-    ]
-    yield Finding(
-        NOTE, "gslift masks", f"{', '.join(extras)} (only for making segments: pip install 'gs_lift[masks]')"
-    )
+    have = _version("onnxruntime")
+    extra = have or "missing; only for making segments: pip install 'gs_lift[masks]'"
+    yield Finding(GOOD if have else NOTE, "onnxruntime", extra)
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     kind = WRONG if free < 1 else GOOD
     yield Finding(

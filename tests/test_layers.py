@@ -22,7 +22,7 @@ LAYERS = [
         "camera_paths",
         "video",
     },
-    {"fitting", "lifting", "protocols", "synthetic", "splats"},
+    {"fitting", "lifting", "protocols", "segmenters", "synthetic", "splats"},
     {"evaluation"},
     {"config", "report", "terminal"},
     {"run", "doctor"},

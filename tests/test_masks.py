@@ -16,7 +16,7 @@ from PIL import Image
 from rooms import write_room
 
 from gs_lift.datasets import DataConfig, load_scene
-from gs_lift.datasets.mask_files import MAX_PIXELS, decode_rle, read_mask
+from gs_lift.datasets.mask_files import MAX_PIXELS, decode_rle, read_mask, run_lengths
 from gs_lift.datasets.masks import find_masks
 from gs_lift.datasets.scannet import CLASSES as SCANNET_CLASSES
 from gs_lift.errors import SceneError
@@ -26,14 +26,6 @@ IDS = np.array([[0, 0, 7, 7], [0, 2, 2, 7], [5, 2, 2, 0]])
 """Three segments; 5 is a single pixel."""
 HEIGHT, WIDTH = IDS.shape
 AUTO = DataConfig()
-
-
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's counts: down the columns, outside first."""
-    flat = mask.T.ravel().astype(int)
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    lengths = np.diff(np.concatenate([[0], edges, [len(flat)]])).tolist()
-    return lengths if flat[0] == 0 else [0, *lengths]
 
 
 def packed(counts: list[int]) -> str:
@@ -160,6 +152,9 @@ def test_every_format_gives_the_same_segments(format: str, tmp_path: Path) -> No
 def test_run_lengths_are_unpacked_as_they_were_packed(seed: int) -> None:
     rng = np.random.default_rng(seed)
     mask = rng.random((40, 57)) < (0.5, 0.02, 0.98, 0.001, 1.1)[seed]
+    assert len(run_lengths(mask)) == 1 + int(mask[0, 0]) + int(
+        (np.diff(mask.T.ravel().astype(int)) != 0).sum()
+    )
     for counts in (run_lengths(mask), packed(run_lengths(mask))):
         assert (decode_rle(Path("a"), {"size": [40, 57], "counts": counts}) == mask).all()
 

@@ -208,6 +208,14 @@ def decode_rle(path: Path, rle: Any) -> np.ndarray:
     return np.repeat(inside, counts).reshape(width, height).T
 
 
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """COCO's counts of a mask [h w] bool: what `decode_rle` takes."""
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts: list[int] = np.diff(np.concatenate([[0], edges, [len(flat)]])).tolist()
+    return [0, *counts] if len(flat) and flat[0] else counts
+
+
 def _unpacked(path: Path, text: str) -> list[int]:
     counts: list[int] = []
     value = shift = 0
