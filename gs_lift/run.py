@@ -26,12 +26,16 @@ STAGES = ("points", "fit", "lift", "segment")
 """In order; each reads what those before it wrote."""
 
 _RESULTS = {"points": "points.npz", "fit": "splat.ply", "lift": "embeddings.pt", "segment": "instances.pt"}
-_FIRST_STAGE = {"data": "points", "seed": "points", "fit": "fit", "lift": "lift", "cluster": "segment"}
+_FIRST_STAGE = {
+    **{"data.segments": "lift", "data.check_splat": "fit"},
+    **{"data": "points", "seed": "points", "fit": "fit", "lift": "lift", "cluster": "segment"},
+}
+"""Of a field, or of all those of a section."""
 
 
 def stage_of_field(name: str) -> str:
     """The first stage whose result a config field changes; `fit.steps` -> `fit`, `device` -> `fit`."""
-    return _FIRST_STAGE.get(name.split(".")[0], "fit")
+    return _FIRST_STAGE.get(name) or _FIRST_STAGE.get(name.split(".")[0], "fit")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from gs_lift.config import Config
 from gs_lift.errors import GsLiftError, RunError
-from gs_lift.run import STAGES, Run, latest_run, open_run, start_run
+from gs_lift.run import STAGES, Run, latest_run, open_run, stage_of_field, start_run
 
 CONFIG = replace(Config(), device="cpu", backend="cpu")
 
@@ -129,3 +129,18 @@ def test_scoring_again_does_not_add_up(tmp_path: Path) -> None:
     run.add_seconds("eval", 2.0)
     run.add_seconds("eval", 1.0)
     assert run.seconds == {"eval": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("field", "stage"),
+    [
+        ("data.segments", "lift"),
+        ("data.check_splat", "fit"),
+        ("data.max_size", "points"),
+        ("fit.steps", "fit"),
+        ("device", "fit"),
+        ("cluster.votes", "segment"),
+    ],
+)
+def test_a_setting_touches_its_stage_and_what_follows(field: str, stage: str) -> None:
+    assert stage_of_field(field) == stage
