@@ -92,7 +92,9 @@ def fit_run(
         resume=resume,
     )
     if not any(view.segments for view in scene.train):
-        reporter.say(f"{scene.name}: no 2D segments yet: the splat is made, objects have to wait (see `gslift doctor`)")
+        reporter.say(
+            f"{scene.name}: no 2D segments yet: the splat is made, objects have to wait (see `gslift doctor`)"
+        )
     if given is not None:
         if not run.done("fit"):
             ply.write_splat(run.result("fit"), given)

@@ -9,7 +9,18 @@ from commands import python
 PACKAGE = Path(__file__).parent.parent / "gs_lift"
 
 LAYERS = [
-    {"errors", "geometry", "files", "progress", "palette", "seeds", "sparse", "threads", "_native"},
+    {
+        "errors",
+        "geometry",
+        "files",
+        "progress",
+        "palette",
+        "seeds",
+        "sparse",
+        "threads",
+        "workers",
+        "_native",
+    },
     {"segmentation", "gaussians"},
     {"scene", "ply"},
     {

@@ -5,6 +5,8 @@ A layout is a module with `LAYOUT` (a sentence), `matches(path) -> bool` and `re
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -44,49 +46,9 @@ class DataConfig:
             raise ConfigError(f"data.max_size: got {self.max_size}; wanted 16 or more, or 0 = as they are")
 
 
-def _messy_rooms() -> ModuleType:
-    from gs_lift.datasets import messy_rooms
-
-    return messy_rooms
-
-
-def _panoptic_lifting() -> ModuleType:
-    from gs_lift.datasets import panoptic_lifting
-
-    return panoptic_lifting
-
-
-def _colmap() -> ModuleType:
-    from gs_lift.datasets import colmap
-
-    return colmap
-
-
-def _nerfstudio() -> ModuleType:
-    from gs_lift.datasets import nerfstudio
-
-    return nerfstudio
-
-
-def _polycam() -> ModuleType:
-    from gs_lift.datasets import polycam
-
-    return polycam
-
-
-def _nice_slam() -> ModuleType:
-    from gs_lift.datasets import nice_slam
-
-    return nice_slam
-
-
 READERS: dict[str, Callable[[], ModuleType]] = {
-    "messy_rooms": _messy_rooms,
-    "panoptic_lifting": _panoptic_lifting,
-    "nerfstudio": _nerfstudio,
-    "colmap": _colmap,
-    "polycam": _polycam,
-    "nice_slam": _nice_slam,
+    name: partial(import_module, f"gs_lift.datasets.{name}")
+    for name in ("messy_rooms", "panoptic_lifting", "nerfstudio", "colmap", "polycam", "nice_slam")
 }
 """Layouts by name, asked in this order."""
 

@@ -5,8 +5,6 @@ of (x, y). Models and the order of their parameters are COLMAP's (src/colmap/sen
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gs_lift.errors import SceneError
+from gs_lift.workers import run_script
 
 WORKER = Path(__file__).with_name("colmap_worker.py")
 
@@ -165,18 +164,10 @@ def run_worker(what: str, source: Path, where: Path) -> dict[str, np.ndarray]:
     """The arrays that colmap_worker.py reads from `source`. Raises SceneError if pycolmap does not."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "arrays.npz"
-        command = [sys.executable, str(WORKER), what, str(source), str(target)]
-        try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise SceneError(f"{where}: pycolmap did not read it in {PATIENCE_S:.0f} s") from None
-        if done.returncode or not target.is_file():
-            lines = done.stdout.decode(errors="replace").strip().splitlines()
-            said = lines[-1] if lines else f"it stopped with code {done.returncode}"
+        problem = run_script(WORKER, what, source, target, patience_s=PATIENCE_S)
+        if problem is not None:
             raise SceneError(
-                f"{where}: pycolmap cannot read it ({said}); a file is damaged, or from another place"
+                f"{where}: pycolmap cannot read it ({problem}); a file is damaged, or from another place"
             )
         with np.load(target, allow_pickle=False) as content:
             return dict(content)

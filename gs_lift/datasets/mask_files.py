@@ -45,12 +45,12 @@ def is_mask(path: Path) -> bool:
     """Whether a file, or a folder as Segment Anything's script writes it, is the mask of one image."""
     if path.is_dir():
         return (path / "metadata.csv").is_file()
-    return path.suffix.lower() in READERS
+    return path.suffix.lower() in FORMATS
 
 
 def read_mask(path: Path) -> RawSegments:
     """The segments of one image, by what the file is."""
-    return _read_sam_folder(path) if path.is_dir() else READERS[path.suffix.lower()](path)
+    return _read_sam_folder(path) if path.is_dir() else FORMATS[path.suffix.lower()](path)
 
 
 def classes_of(path: Path) -> Classes:
@@ -414,7 +414,7 @@ def _coco(path: Path, folder: Path, content: dict[str, Any]) -> CocoPanoptic:
     return CocoPanoptic(pictures, Classes(tuple(name for _, name, _ in categories), is_thing), rows)
 
 
-READERS: dict[str, Callable[[Path], RawSegments]] = {
+FORMATS: dict[str, Callable[[Path], RawSegments]] = {
     ".png": _read_id_map,
     ".json": _read_sam_json,
     ".npy": _read_npy,

@@ -4,14 +4,13 @@ They keep 8 to 16 bits of a number, which is enough to lift onto. GaussForge is 
 own, which a damaged file may end, within limits of memory and time. What it writes is a PLY, read as any other.
 """
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from gs_lift.errors import SplatError
 from gs_lift.gaussians import Gaussians
 from gs_lift.ply import read_splat
+from gs_lift.workers import run_script
 
 FORMATS = {
     ".compressed.ply": "compressed.ply",
@@ -44,18 +43,10 @@ def read(path: Path) -> Gaussians:
         name = _format(path, file.read(1 << 16))
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "splat.ply"
-        command = [sys.executable, str(WORKER), str(path), str(name), str(target)]
-        try:
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise SplatError(f"{path}: not read in {PATIENCE_S:.0f} s; convert it to PLY first") from None
-        if done.returncode or not target.is_file():
-            lines = done.stdout.decode(errors="replace").strip().splitlines()
-            said = lines[-1][:200] if lines else f"it stopped with code {done.returncode}"
+        problem = run_script(WORKER, path, name, target, patience_s=PATIENCE_S)
+        if problem is not None:
             raise SplatError(
-                f"{path}: GaussForge cannot read it as {name} ({said}); damaged, or of a newer version"
+                f"{path}: GaussForge cannot read it as {name} ({problem}); damaged, or of a newer version"
             )
         try:
             return read_splat(target)
