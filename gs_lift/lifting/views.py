@@ -91,7 +91,8 @@ def prepare(
     log.info("lifting from %d views, weights of %d cached: %.2f GB", len(views), cached, used / 1e9)
     if not any(len(view.things) for view in views):
         raise SceneError(
-            f"{scene.name}: no training view has a segment of a thing; put maps into masks/, or make them with `gslift masks`"
+            f"{scene.name}: no training view has a segment of a thing; put maps into masks/, or make them with "
+            "`gslift masks`"
         )
     return views, visibility.float(), evidence
 
