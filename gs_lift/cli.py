@@ -347,7 +347,12 @@ def export(
 @app.command()
 def masks(
     scene: Annotated[Path, typer.Argument(help="Scene folder, or a folder of photos.")],
-    model: Annotated[Path, typer.Option(help="Folder with encoder and decoder of a SAM as ONNX.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Folder with a SAM as ONNX; SAM 2 or Mask2Former for transformers, folder or hub name."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder to write; SCENE/masks if left out.")] = None,
     points: Annotated[int, typer.Option(help="Prompts along the longer side.")] = 20,
     predicted_iou: Annotated[float, typer.Option(help="Least predicted IoU of a mask.")] = 0.8,
@@ -355,6 +360,10 @@ def masks(
     most: Annotated[float, typer.Option(help="Largest share of the photo that a mask may cover.")] = 0.4,
     size: Annotated[int, typer.Option(help="Longest side of the masks, pixels.")] = 640,
     stride: Annotated[int, typer.Option(help="Only every so many-th photo.")] = 1,
+    things: Annotated[
+        list[str] | None,
+        typer.Option("--thing", help="A class of Mask2Former that is a thing; COCO's are known."),
+    ] = None,
 ) -> None:
     """Make 2D segments of a scene's photos with a segmenter that you have; goes on where it was stopped."""
     from gs_lift.segmenters import load_model, photos_of, write_masks
@@ -365,7 +374,7 @@ def masks(
     )
     reporter = _reporter()
     total = len(photos_of(scene)[1][::stride])
-    loaded, folder = load_model(model), out or scene / "masks"
+    loaded, folder = load_model(model, things), out or scene / "masks"
     with reporter.stage("masks", total) as on_step:
         count, made = write_masks(scene, folder, loaded, settings, on_step=on_step)
     reporter.say(f"wrote {folder} ({made} new of {count}); next: gslift fit {scene}")

@@ -56,9 +56,10 @@ def check_machine() -> Iterator[Finding]:
         have = _version(name)
         kind, found = (GOOD, have) if have else (WRONG, f"missing ({purpose}): pip install {name}")
         yield Finding(kind, name, found)
-    have = _version("onnxruntime")
-    extra = have or "missing; only for making segments: pip install 'gs_lift[masks]'"
-    yield Finding(GOOD if have else NOTE, "onnxruntime", extra)
+    for name in ("onnxruntime", "transformers"):
+        have = _version(name)
+        extra = have or "missing; only for making segments: pip install 'gs_lift[masks]'"
+        yield Finding(GOOD if have else NOTE, name, extra)
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     kind = WRONG if free < 1 else GOOD
     yield Finding(

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+import transformers
 from commands import gslift
 from onnx import TensorProto, helper
 from PIL import Image
@@ -12,8 +14,10 @@ from PIL import Image
 from gs_lift.datasets import DataConfig
 from gs_lift.datasets.masks import find_masks
 from gs_lift.errors import ConfigError, SceneError
+from gs_lift.segmentation import Classes
 from gs_lift.segmenters import load_model, photos_of, reduced, write_masks
 from gs_lift.segmenters.automatic import AutomaticMasks, Found, automatic_masks, grid, without_doubles
+from gs_lift.segmenters.mask2former import merged
 
 SIDE = 128
 COARSE = AutomaticMasks(points=8, least=0.001, most=0.5, size=SIDE)
@@ -120,7 +124,7 @@ def photo(ids: np.ndarray) -> np.ndarray:
 
 
 def test_every_patch_is_a_mask_and_the_large_rest_is_none(model_folder: Path) -> None:
-    found = automatic_masks(load_model(model_folder), photo(patches()), COARSE)
+    found = automatic_masks(load_model(str(model_folder)), photo(patches()), COARSE)
     masks = {tuple(np.unique(patches()[one.mask])): one for one in found}
     assert set(masks) == {(1,), (2,), (3,)}
     assert len(found) == 3
@@ -134,7 +138,7 @@ def test_every_patch_is_a_mask_and_the_large_rest_is_none(model_folder: Path) ->
 
 def test_a_photo_that_is_not_square_is_padded(model_folder: Path) -> None:
     wide = np.concatenate([patches(), patches()], axis=1)[:, : SIDE * 3 // 2]
-    encoded = load_model(model_folder).encode(photo(wide))
+    encoded = load_model(str(model_folder)).encode(photo(wide))
     assert encoded.shape == (SIDE, SIDE * 3 // 2)
     assert encoded.embedding.shape == (1, 256, 64, 64)
     rows = round(64 * SIDE / (SIDE * 3 / 2))
@@ -147,7 +151,7 @@ def test_masks_out_of_the_limits_are_left_out(field: str, limit: float, model_fo
     settings = AutomaticMasks(
         points=8, least=0.001 if field != "least" else limit, **({} if field == "least" else {field: limit})
     )
-    assert automatic_masks(load_model(model_folder), photo(patches()), settings) == []
+    assert automatic_masks(load_model(str(model_folder)), photo(patches()), settings) == []
 
 
 def test_of_two_masks_that_are_nearly_one_the_surer_stays() -> None:
@@ -180,7 +184,7 @@ def scene_of_photos(folder: Path, count: int = 3) -> Path:
 
 def test_masks_are_written_beside_the_photos_and_read_again(model_folder: Path, tmp_path: Path) -> None:
     scene = scene_of_photos(tmp_path / "scene")
-    assert write_masks(scene, scene / "masks", load_model(model_folder), COARSE) == (3, 3)
+    assert write_masks(scene, scene / "masks", load_model(str(model_folder)), COARSE) == (3, 3)
     masks = find_masks(scene, ["left/0", "left/1", "left/2"], DataConfig())
     assert masks is not None
     segments = masks.of("left/1", SIDE, SIDE)()
@@ -194,7 +198,7 @@ def test_masks_are_written_beside_the_photos_and_read_again(model_folder: Path, 
 
 def test_what_is_there_is_not_made_again(model_folder: Path, tmp_path: Path) -> None:
     scene = scene_of_photos(tmp_path / "scene")
-    model = load_model(model_folder)
+    model = load_model(str(model_folder))
     assert write_masks(scene, tmp_path / "masks", model, AutomaticMasks(points=2, stride=2)) == (2, 2)
     before = (tmp_path / "masks/left/0.json").stat().st_mtime_ns
     steps: list[tuple[int, float]] = []
@@ -221,19 +225,202 @@ def test_a_folder_of_photos_is_enough(tmp_path: Path) -> None:
 
 
 def test_models_that_are_none_are_refused(model_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such folder"):
-        load_model(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="no segmenter that can be read"):
+        load_model(str(tmp_path / "nowhere"))
     (tmp_path / "one").mkdir()
     with pytest.raises(ConfigError, match=r"0 \.onnx files"):
-        load_model(tmp_path / "one")
+        load_model(str(tmp_path / "one"))
     encoder = (model_folder / "encoder.onnx").read_bytes()
     (tmp_path / "one" / "a.onnx").write_bytes(encoder)
     (tmp_path / "one" / "b.onnx").write_bytes(encoder)
     with pytest.raises(ConfigError, match="other inputs than a SAM's"):
-        load_model(tmp_path / "one")
+        load_model(str(tmp_path / "one"))
     (tmp_path / "one" / "b.onnx").write_bytes(b"hello")
     with pytest.raises(ConfigError, match="onnxruntime cannot read it"):
-        load_model(tmp_path / "one")
+        load_model(str(tmp_path / "one"))
+
+
+# --- transformers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sam2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SAM 2 with 73,000 random weights, on 64 x 64 pixels."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    backbone = transformers.Sam2HieraDetConfig(
+        hidden_size=8,
+        num_attention_heads=1,
+        image_size=[64, 64],
+        blocks_per_stage=[1, 1, 1, 1],
+        embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 1, 1, 1],
+        window_size_per_stage=[4, 2, 2, 2],
+        global_attention_blocks=[],
+        window_positional_embedding_background_size=[4, 4],
+    )
+    vision = transformers.Sam2VisionConfig(
+        backbone_config=backbone,
+        backbone_channel_list=[64, 32, 16, 8],
+        fpn_hidden_size=16,
+        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+    )
+    decoder = transformers.Sam2MaskDecoderConfig(
+        hidden_size=16, mlp_dim=16, num_attention_heads=1, iou_head_hidden_dim=16, num_hidden_layers=1
+    )
+    prompts = transformers.Sam2PromptEncoderConfig(hidden_size=16, image_size=64, patch_size=16)
+    torch.manual_seed(0)
+    model = transformers.Sam2Model(
+        transformers.Sam2Config(
+            vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder
+        )
+    )
+    folder = tmp_path_factory.mktemp("models") / "sam2"
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_sam_2_is_asked_as_transformers_own_processor_would(sam2_folder: Path) -> None:
+    """What the model says of a photo of its own size, point by point, against one call with all points."""
+    sam = load_model(str(sam2_folder))
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    image = sam.encode(pixels)
+    points = np.array([[10.0, 20.0], [40.5, 30.0]])
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    tensor = torch.from_numpy(((pixels / 255 - mean) / deviation).transpose(2, 0, 1)[None]).float()
+    with torch.no_grad():
+        whole = sam.model(
+            pixel_values=tensor,
+            input_points=torch.from_numpy(points).float().view(1, 2, 1, 2),
+            input_labels=torch.ones(1, 2, 1, dtype=torch.int64),
+        )
+    for number, point in enumerate(points):
+        masks, ious = image.masks_at(point)
+        assert masks.shape == (3, 64, 64)
+        assert np.abs(ious - whole.iou_scores[0, number].numpy()).max() < 1e-5
+        low = masks[:, 1::4, 1::4]  # of bilinear growth by 4 these lie within the pixel they came from
+        assert np.corrcoef(low.ravel(), whole.pred_masks[0, number].numpy().ravel())[0, 1] > 0.9
+
+
+def test_sam_2_of_a_wide_photo_takes_points_where_they_are(sam2_folder: Path) -> None:
+    """The photo is stretched to the model's square: so must be the point."""
+    sam = load_model(str(sam2_folder))
+    pixels = np.random.default_rng(1).integers(0, 256, (32, 128, 3), dtype=np.uint8)
+    square = np.asarray(Image.fromarray(pixels).resize((64, 64), Image.Resampling.BILINEAR))
+    wide, narrow = (
+        sam.encode(pixels).masks_at(np.array([100.0, 8.0])),
+        sam.encode(square).masks_at(np.array([50.0, 16.0])),
+    )
+    assert np.abs(wide[1] - narrow[1]).max() < 1e-5
+    assert wide[0].shape == (3, 32, 128)
+
+
+NAMES = ("wall", "chair", "cup")
+KINDS = Classes(NAMES, (False, True, True))
+
+
+def queries(*rows: tuple[int, float, tuple[slice, slice]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of queries (class, probability, where) on 8 x 8 pixels; class 3 is nothing."""
+    kinds, masks = torch.zeros(len(rows), 4), torch.full((len(rows), 8, 8), -10.0)
+    for number, (kind, probability, where) in enumerate(rows):
+        kinds[number] = np.log((1 - probability) / 3)
+        kinds[number, kind] = np.log(probability)
+        masks[number][where] = 10.0
+    return kinds, masks
+
+
+LEFT, RIGHT, TOP = (slice(None), slice(0, 4)), (slice(None), slice(4, 8)), (slice(0, 4), slice(None))
+
+
+def test_queries_that_are_sure_are_segments_and_stuff_is_one() -> None:
+    found = merged(*queries((1, 0.95, LEFT), (2, 0.9, RIGHT), (1, 0.5, TOP), (3, 0.99, TOP)), KINDS)
+    assert {one: kind for one, (kind, _) in found.rows.items()} == {1: 1, 2: 2}
+    assert (found.ids[LEFT] == 1).all()
+    assert (found.ids[RIGHT] == 2).all()
+    assert found.rows[1][1] == pytest.approx(0.95, abs=1e-5)
+    stuff = merged(*queries((0, 0.9, LEFT), (0, 0.95, RIGHT)), KINDS)
+    assert (stuff.ids == 1).all()
+    assert stuff.rows == {1: (0, pytest.approx(0.95, abs=1e-5))}
+    things = merged(*queries((1, 0.9, LEFT), (1, 0.95, RIGHT)), KINDS)
+    assert len(things.rows) == 2
+
+
+def test_a_query_that_others_take_most_of_is_none() -> None:
+    found = merged(*queries((1, 0.99, LEFT), (2, 0.9, TOP)), KINDS)  # half of TOP goes to LEFT
+    assert list(found.rows) == [1]
+    assert (found.ids[0, 4:] == 0).all()
+    assert merged(*queries((3, 0.99, LEFT)), KINDS).rows == {}
+
+
+@pytest.fixture(scope="module")
+def mask2former_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Mask2Former with random weights whose class head is sure of chairs, on 64 x 64 pixels."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    backbone = transformers.SwinConfig(
+        image_size=64,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 1, 1],
+        window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    torch.manual_seed(0)
+    model = transformers.Mask2FormerForUniversalSegmentation(
+        transformers.Mask2FormerConfig(
+            backbone_config=backbone,
+            feature_size=32,
+            mask_feature_size=32,
+            hidden_dim=32,
+            num_queries=1,
+            encoder_layers=1,
+            decoder_layers=2,
+            num_attention_heads=1,
+            encoder_feedforward_dim=16,
+            dim_feedforward=16,
+            id2label=dict(enumerate(NAMES)),
+            label2id={name: number for number, name in enumerate(NAMES)},
+        )
+    )
+    with torch.no_grad():
+        model.class_predictor.weight.zero_()
+        model.class_predictor.bias.copy_(torch.tensor([0.0, 9.0, 0.0, 0.0]))
+    folder = tmp_path_factory.mktemp("models") / "mask2former"
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_mask2former_writes_coco_panoptic_that_is_read_again(
+    mask2former_folder: Path, tmp_path: Path
+) -> None:
+    scene = scene_of_photos(tmp_path / "scene")
+    model = load_model(str(mask2former_folder), ["chair", "cup"])
+    assert model.classes == KINDS
+    coarse = AutomaticMasks(size=64, stride=2)
+    assert write_masks(scene, scene / "masks", model, coarse) == (2, 2)
+    assert write_masks(scene, scene / "masks", model, AutomaticMasks(size=64)) == (3, 1)
+    masks = find_masks(scene, ["left/0", "left/1", "left/2"], DataConfig())
+    assert masks is not None
+    assert masks.classes == KINDS
+    pixels = reduced(photo(np.roll(patches(), 16, axis=1)), 64)
+    found = model.segment(pixels)
+    segments = masks.of("left/1", 64, 64)()
+    assert found.rows
+    assert (segments.instance.numpy() == np.where(found.ids > 0, found.ids, -1)).all()
+    assert set(segments.semantic[segments.instance >= 0].tolist()) == {1}
+
+
+def test_classes_of_mask2former_that_are_unknown_are_refused(mask2former_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="3 classes, not COCO's; name the things with --thing"):
+        load_model(str(mask2former_folder))
+    with pytest.raises(ConfigError, match="--thing sofa: no class of the model; it has wall, chair, cup"):
+        load_model(str(mask2former_folder), ["sofa"])
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ConfigError, match="a bert; wanted sam2, mask2former, or a SAM as ONNX"):
+        load_model(str(tmp_path))
 
 
 @pytest.mark.parametrize(("name", "number"), [("points", 0), ("stability", 1.5), ("size", 0), ("most", -1.0)])

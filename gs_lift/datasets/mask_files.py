@@ -369,9 +369,11 @@ class CocoPanoptic:
     def read(self, path: Path) -> RawSegments:
         """Pixels of no segment, and of crowds, are VOID."""
         ids = read_png(path)
-        if path.name not in self.rows:
+        name = path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.name
+        name = name if name in self.rows else path.name
+        if name not in self.rows:
             raise SceneError(f"{path}: not in the annotations of the COCO panoptic JSON beside it")
-        semantic, thing = _looked_up(path, ids, self.rows[path.name], len(self.classes))
+        semantic, thing = _looked_up(path, ids, self.rows[name], len(self.classes))
         return RawSegments(np.where(thing, ids, -1), semantic, np.ones(ids.shape, np.float32))
 
 
@@ -410,7 +412,7 @@ def _coco(path: Path, folder: Path, content: dict[str, Any]) -> CocoPanoptic:
         ) from None
     if not categories:
         raise SceneError(f"{path}: no categories; wanted COCO's panoptic format")
-    pictures = folder if any(folder.glob("*.png")) else folder / path.stem
+    pictures = folder / path.stem if (folder / path.stem).is_dir() else folder
     return CocoPanoptic(pictures, Classes(tuple(name for _, name, _ in categories), is_thing), rows)
 
 

@@ -64,6 +64,8 @@ def find_masks(root: Path, names: Sequence[str], config: DataConfig) -> Masks | 
         return None
     coco = find_coco(folder)
     by_name = _by_name(coco.folder if coco else folder)
+    if coco:  # its JSON is no mask
+        by_name = {name: path for name, path in by_name.items() if path.suffix.lower() == ".png"}
     short = {name: _short(name) for name in names}
     lengths = {one: sum(other == one for other in short.values()) for one in short.values()}
     paths = {}

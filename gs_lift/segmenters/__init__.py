@@ -1,22 +1,26 @@
 """2D segments of photos by a segmenter that the user has: what `gslift masks` writes and datasets/masks.py reads.
 
-One file for each photo, in Segment Anything's own format (a list of masks in COCO's run lengths with predicted_iou and
-stability_score), written whole: a run that was stopped goes on with the photos that have none.
+A prompted segmenter (SAM) gives one file for each photo, in Segment Anything's own format: a list of masks in COCO's
+run lengths with predicted_iou and stability_score. Mask2Former gives COCO's panoptic format, with classes. Every file
+is written whole: a run that was stopped goes on with the photos that have none.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from gs_lift.datasets import files
 from gs_lift.datasets.mask_files import run_lengths
-from gs_lift.errors import ConfigError, SceneError
-from gs_lift.files import write_text_atomic
+from gs_lift.errors import BackendError, ConfigError, SceneError
+from gs_lift.files import write_atomic, write_text_atomic
 from gs_lift.progress import OnStep
-from gs_lift.segmenters.automatic import AutomaticMasks, Found, automatic_masks
+from gs_lift.segmenters.automatic import AutomaticMasks, Found, Segmenter, automatic_masks
+from gs_lift.segmenters.mask2former import Mask2Former, PanopticMap
+from gs_lift.segmenters.sam2 import Sam2
 from gs_lift.segmenters.sam_onnx import SamOnnx
 
 PHOTO_FOLDERS = ("images", "color", "keyframes/corrected_images", "keyframes/images", "results", "rgb")
@@ -37,39 +41,111 @@ def photos_of(scene: Path) -> tuple[Path, list[Path]]:
     raise SceneError(f"{scene}: no photos; looked in {', '.join(PHOTO_FOLDERS)} and the folder itself")
 
 
-def load_model(path: Path) -> SamOnnx:
-    """The segmenter in a folder: a SAM-style pair of ONNX files. Raises ConfigError for anything else."""
-    if not path.is_dir():
-        raise ConfigError(
-            f"--model {path}: no such folder; wanted one with encoder and decoder of a SAM as ONNX"
-        )
-    return SamOnnx.load(path)
+def load_model(name: str, things: Sequence[str] | None = None) -> Segmenter | Mask2Former:
+    """A segmenter: a folder with a SAM-style pair of ONNX files, or SAM 2 or Mask2Former for transformers (a folder, or
+    a name on the hub that transformers asks).
+
+    things: names of Mask2Former's classes that are things. Raises ConfigError for anything else, BackendError where
+    the package that it needs is missing.
+    """
+    folder = Path(name)
+    if folder.is_dir() and (any(folder.glob("*.onnx")) or not (folder / "config.json").is_file()):
+        return SamOnnx.load(folder)
+    try:
+        from transformers import AutoConfig
+    except ImportError:
+        raise BackendError(
+            f"--model {name}: no folder of ONNX files, and transformers is missing: pip install 'gs_lift[masks]'"
+        ) from None
+    try:
+        kind = AutoConfig.from_pretrained(name).model_type
+        if kind == "mask2former":
+            return Mask2Former.load(name, things)
+        if kind in ("sam2", "sam2_video"):
+            return Sam2.load(name)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ConfigError(f"--model {name}: no segmenter that can be read ({reason})") from None
+    raise ConfigError(f"--model {name}: a {kind}; wanted sam2, mask2former, or a SAM as ONNX")
 
 
 def write_masks(
     scene: Path,
     out: Path,
-    model: SamOnnx,
+    model: Segmenter | Mask2Former,
     settings: AutomaticMasks,
     *,
     on_step: OnStep = lambda step, figures: None,
 ) -> tuple[int, int]:
-    """Segment the photos of a scene that have no file in `out` yet; how many there are, and how many were segmented."""
+    """Segment the photos of a scene that `out` does not have yet; how many there are, and how many were segmented."""
     folder, photos = photos_of(scene)
-    if settings.stride > 1:
-        photos = photos[:: settings.stride]
+    photos = photos[:: settings.stride]
+    writer = _Panoptic(out, model) if isinstance(model, Mask2Former) else _Automatic(out, model, settings)
     made = 0
     for step, photo in enumerate(photos, start=1):
-        target = out / photo.relative_to(folder).with_suffix(".json")
-        found: Sequence[Found] = ()
-        if not target.exists():
+        name = photo.relative_to(folder).with_suffix("").as_posix()
+        found = 0
+        if not writer.has(name):
             size = files.image_size(photo)
             pixels = (files.read_photo(photo, *size).numpy() * 255).round().astype(np.uint8)
-            found = automatic_masks(model, reduced(pixels, settings.size), settings)
-            write_text_atomic(target, json.dumps([_entry(one) for one in found]) + "\n")
+            found = writer.write(name, reduced(pixels, settings.size))
             made += 1
-        on_step(step, {"masks": float(len(found))})
+        on_step(step, {"masks": float(found)})
     return len(photos), made
+
+
+class _Automatic:
+    """Segment Anything's JSON, one for each photo."""
+
+    def __init__(self, folder: Path, model: Segmenter, settings: AutomaticMasks) -> None:
+        self.folder, self.model, self.settings = folder, model, settings
+
+    def has(self, name: str) -> bool:
+        return (self.folder / f"{name}.json").exists()
+
+    def write(self, name: str, pixels: np.ndarray) -> int:
+        found = automatic_masks(self.model, pixels, self.settings)
+        write_text_atomic(self.folder / f"{name}.json", json.dumps([_entry(one) for one in found]) + "\n")
+        return len(found)
+
+
+class _Panoptic:
+    """COCO's panoptic format: a PNG for each photo, and panoptic.json, which says what is done."""
+
+    def __init__(self, folder: Path, model: Mask2Former) -> None:
+        self.folder, self.model = folder, model
+        listed = folder / "panoptic.json"
+        self.annotations: list[dict[str, Any]] = (
+            files.read_json(listed).get("annotations", []) if listed.is_file() else []
+        )
+        self.categories = [
+            {"id": number, "name": name, "isthing": int(thing)}
+            for number, (name, thing) in enumerate(
+                zip(model.classes.names, model.classes.is_thing, strict=True)
+            )
+        ]
+
+    def has(self, name: str) -> bool:
+        return any(one.get("file_name") == f"{name}.png" for one in self.annotations)
+
+    def write(self, name: str, pixels: np.ndarray) -> int:
+        found = self.model.segment(pixels)
+        path = self.folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colors = np.stack([found.ids % 256, found.ids // 256 % 256, found.ids // 65536], axis=-1).astype(
+            np.uint8
+        )
+        write_atomic(path, lambda file: Image.fromarray(colors).save(file, "PNG"))
+        self.annotations.append({"file_name": f"{name}.png", "segments_info": list(_rows(found))})
+        content = {"annotations": self.annotations, "categories": self.categories}
+        write_text_atomic(self.folder / "panoptic.json", json.dumps(content) + "\n")
+        return len(found.rows)
+
+
+def _rows(found: PanopticMap) -> Iterator[dict[str, object]]:
+    for one, (number, score) in found.rows.items():
+        area = int((found.ids == one).sum())
+        yield {"id": one, "category_id": number, "area": area, "iscrowd": 0, "score": round(score, 4)}
 
 
 def reduced(pixels: np.ndarray, longest: int) -> np.ndarray:
