@@ -271,6 +271,72 @@ def test_a_split_of_the_file_is_kept(split: str, tmp_path: Path) -> None:
     assert [view.name for view in scene.test] == ["0001", "0004"]
 
 
+def test_every_so_many_th_is_counted_by_name_not_by_the_order_of_frames(tmp_path: Path) -> None:
+    write_nerfstudio(tmp_path, SCENE)
+    file = tmp_path / "transforms.json"
+    content = json.loads(file.read_text())
+    content["frames"].reverse()
+    file.write_text(json.dumps(content))
+    scene = load_scene(tmp_path, DataConfig(test_every=4))
+    assert [view.name for view in scene.test] == ["0000", "0004"]
+    for view in views_of(scene):
+        assert np.abs(view.camera.viewmat.numpy() - SCENE.viewmats[int(view.name)]).max() < 1e-6
+
+
+def test_photos_in_no_list_of_a_split_are_left_out_and_those_in_two_are_for_testing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lists = {"train": (1, 2, 3), "val": (0,), "test": (3, 4)}
+    fields = {f"{split}_filenames": [f"./images/000{i}.png" for i in some] for split, some in lists.items()}
+    scene = load_scene(write_nerfstudio(tmp_path, SCENE, **fields))
+    assert [view.name for view in scene.train] == ["0001", "0002"]
+    assert [view.name for view in scene.test] == ["0003", "0004"]
+    assert "1 photos are for training and for testing" in caplog.text
+
+
+def test_a_split_may_name_photos_outside_where_that_is_allowed(tmp_path: Path) -> None:
+    write_nerfstudio(tmp_path / "scene", SCENE)
+    (tmp_path / "scene/images").rename(tmp_path / "photos")
+    file = tmp_path / "scene/transforms.json"
+    content = json.loads(file.read_text())
+    for frame in content["frames"]:
+        frame["file_path"] = str(tmp_path / "photos" / Path(frame["file_path"]).name)
+    content["test_filenames"] = [content["frames"][2]["file_path"]]
+    file.write_text(json.dumps(content))
+    scene = load_scene(tmp_path / "scene", DataConfig(allow_outside=True))
+    assert [view.name for view in scene.test] == ["0002"]
+    refused(tmp_path / "scene", "leads out of the scene folder")
+
+
+def test_points_are_in_the_frame_of_the_cameras_whatever_was_applied_to_both(tmp_path: Path) -> None:
+    """nerfstudio's `applied_transform` led from COLMAP's frame to the file's; ns-process-data moved the points too."""
+    applied = [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]
+    scene = load_scene(write_nerfstudio(tmp_path, SCENE, applied_transform=applied), AS_IS)
+    assert np.abs(scene.points.numpy() - SCENE.means).max() < 1e-6
+
+
+def test_a_mask_is_of_the_photo_and_goes_through_its_lens(tmp_path: Path) -> None:
+    """The mask is black in the photo's first 6 columns: what is left out is what the pinhole camera sees of them."""
+    k1 = 0.3
+    write_nerfstudio(tmp_path, SCENE, k1=k1)
+    content = json.loads((tmp_path / "transforms.json").read_text())
+    keep = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    keep[:, :6] = 0
+    Image.fromarray(keep).save(tmp_path / "keep.png")
+    content["frames"][1]["mask_path"] = "keep.png"
+    (tmp_path / "transforms.json").write_text(json.dumps(content))
+    view = views_of(load_scene(tmp_path, AS_IS))[1]
+    K, width, height = view.camera.K.numpy(), view.camera.width, view.camera.height
+    x, y = np.meshgrid(np.arange(width) + 0.5 - K[0, 2], np.arange(height) + 0.5 - K[1, 2])
+    x, y = x / K[0, 0], y / K[1, 1]
+    u = FX * x * (1 + k1 * (x * x + y * y)) + CX
+    black = torch.from_numpy(u < 6)
+    assert 0 < int(black.sum()) < black.numel()
+    unbent = torch.arange(width).add(0.5) < 6 * width / WIDTH
+    assert not torch.equal(black, unbent.expand(height, width))
+    assert torch.equal(view.segments().semantic == -1, black)
+
+
 def test_what_a_mask_leaves_out_has_no_segment(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_nerfstudio(tmp_path, SCENE)
     content = json.loads((tmp_path / "transforms.json").read_text())
@@ -350,6 +416,84 @@ def test_a_camera_that_is_none_is_refused(params: tuple[float, ...], part: str, 
     refused(write_colmap(tmp_path, SCENE, params=params), part)
 
 
+@pytest.mark.parametrize("size", [(2**40, 2**40), (70_000, 16), (0, 16)])
+def test_a_photo_of_a_trillion_pixels_a_side_is_refused_before_it_is_undistorted(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    """pycolmap would walk along its border, for hours."""
+    write_colmap(tmp_path, SCENE, model="SIMPLE_RADIAL", params=(FX, CX, CY, 0.1), size=size)
+    refused(tmp_path, f"a SIMPLE_RADIAL camera of {size[0]}x{size[1]} pixels")
+
+
+def test_a_lens_whose_photo_folds_over_itself_is_refused(tmp_path: Path) -> None:
+    refused(
+        write_colmap(tmp_path, SCENE, model="SIMPLE_RADIAL", params=(FX, CX, CY, -5.0)), "folds over itself"
+    )
+
+
+@pytest.mark.parametrize("length", [0.0, 2.0])
+def test_a_quaternion_that_is_no_rotation_is_refused(length: float, tmp_path: Path) -> None:
+    """pycolmap makes a sheared matrix of it, or the identity."""
+    write_colmap(tmp_path, SCENE, binary=False)
+    stretch_first_quaternion(tmp_path, length)
+    refused(tmp_path, f"'0000.png' has a quaternion of length {length:g}")
+
+
+def test_a_rounded_quaternion_is_made_a_rotation(tmp_path: Path) -> None:
+    write_colmap(tmp_path, SCENE, binary=False)
+    stretch_first_quaternion(tmp_path, 1.001)
+    view = views_of(load_scene(tmp_path))[0]
+    assert np.abs(view.camera.viewmat.numpy() - SCENE.viewmats[0]).max() < 1e-6
+
+
+def stretch_first_quaternion(folder: Path, length: float) -> None:
+    file = folder / "sparse/0/images.txt"
+    first, rest = file.read_text().split("\n", 1)
+    words = first.split()
+    words[1:5] = [repr(length * float(word)) for word in words[1:5]]
+    file.write_text("\n".join([" ".join(words), rest]))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("../../../../../../../../etc/passwd", "leads out of the scene folder"),
+        ("/etc/passwd", "leads out of the scene folder"),
+        ("00\x1b[31m.png", "wanted names without control characters"),
+    ],
+)
+def test_a_name_in_a_model_opens_no_file_elsewhere(name: str, part: str, tmp_path: Path) -> None:
+    write_colmap(tmp_path, SCENE, binary=False)
+    file = tmp_path / "sparse/0/images.txt"
+    file.write_text(file.read_text().replace("0000.png", name))
+    refused(tmp_path, part)
+
+
+def test_a_model_without_images_is_refused(tmp_path: Path) -> None:
+    write_colmap(tmp_path, SCENE)
+    (tmp_path / "sparse/0/images.bin").write_bytes(bytes(8))
+    refused(tmp_path, "no image has a pose")
+
+
+@pytest.mark.parametrize(
+    ("content", "part"), [(b"hello", "not a PNG or JPEG"), (None, "missing"), (0.5, "broken image")]
+)
+def test_a_photo_that_breaks_after_the_scene_was_read_is_named(
+    content: bytes | float | None, part: str, tmp_path: Path
+) -> None:
+    write_colmap(tmp_path, SCENE, model="SIMPLE_RADIAL", params=(FX, CX, CY, 0.01))
+    view = views_of(load_scene(tmp_path))[1]
+    photo = tmp_path / "images/0001.png"
+    if isinstance(content, float):
+        truncate(photo, content)
+    elif content is None:
+        photo.unlink()
+    else:
+        photo.write_bytes(content)
+    with pytest.raises(SceneError, match=f"0001.png: .*{part}"):
+        view.image()
+
+
 def test_poses_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     viewmats = SCENE.viewmats.copy()
     viewmats[2, 0, 3] = np.nan
@@ -388,6 +532,19 @@ BROKEN: dict[str, tuple[dict[str, object], str]] = {
     "points outside": ({"ply_file_path": "../../points.ply"}, "leads out of the scene folder"),
     "a lens that folds": ({"k1": float("nan")}, "k1 is nan"),
     "points of a number": ({"ply_file_path": 3}, "ply_file_path is 3"),
+    "a whole number of 400 digits": ({"fl_x": 10**400}, "wanted a finite number"),
+    "an angle of half a turn": (
+        {"fl_x": None, "fl_y": None, "camera_angle_x": np.pi},
+        "radians from 0 to pi",
+    ),
+    "a principal point far away": ({"cx": 1e9}, "principal point at (1e+09, 7.75)"),
+    "the same behind a lens": ({"cx": 1e9, "k1": 0.1}, "principal point at (1e+09, 7.75)"),
+    "an angle of nearly 180 degrees": ({"fl_x": 1e-300, "k1": 0.1}, "times its longer side"),
+    "a lens that bends back": ({"k1": -3.0}, "folds over itself"),
+    "a lens that overflows": ({"k1": 1e300}, "folds over itself"),
+    "a split of a number": ({"test_filenames": 3}, "test_filenames is no list"),
+    "a split of numbers": ({"train_filenames": [1, 2]}, "train_filenames is no list"),
+    "a split of strangers": ({"val_filenames": ["images/9.png"]}, "'images/9.png', which is no frame's"),
 }
 
 
@@ -402,7 +559,14 @@ def test_a_broken_transforms_json_is_refused_in_one_line(what: str, tmp_path: Pa
     [
         ("file_path", "../../secret.png", "leads out of the scene folder"),
         ("file_path", None, "file_path is None"),
-        ("file_path", "images/0001.png", "photos are there"),
+        ("file_path", "images/0001.png", "the photo of another frame"),
+        ("file_path", "/", "leads out of the scene folder"),
+        ("file_path", "images/\ud800.png", "wanted the path of a file"),
+        ("file_path", "ima\nges\x1b[31m.png", "wanted the path of a file"),
+        ("file_path", "x" * 5000, "1 of 2 photos are there"),
+        ("transform_matrix", [[10**400] * 4] * 4, "no transform_matrix"),
+        ("mask_path", "nowhere.png", "'nowhere.png' is missing"),
+        ("mask_path", "../../../x.png", "leads out of the scene folder"),
         ("transform_matrix", [[1, 2], [3, 4]], "a pose of shape [2, 2]"),
         ("transform_matrix", "none", "no transform_matrix"),
         ("transform_matrix", [[float("nan")] * 4] * 4, "4 x 4 finite numbers"),
@@ -419,13 +583,21 @@ def test_a_broken_frame_is_refused_in_one_line(field: str, value: object, part: 
     refused(file.parent, part)
 
 
-def test_a_polycam_camera_without_a_pose_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("field", "value", "part"),
+    [
+        ("t_12", None, "t_12 is None"),
+        ("t_12", 7.0, "no rotation"),
+        ("fx", 10**400, "wanted a finite number"),
+        ("fx", -1, "wanted a focal length over 0"),
+        ("width", 1e12, "wanted 1 to 65536 pixels a side"),
+    ],
+)
+def test_a_broken_polycam_camera_is_refused(field: str, value: object, part: str, tmp_path: Path) -> None:
     write_polycam(tmp_path, SCENE)
     file = tmp_path / "keyframes/corrected_cameras/0002.json"
-    content = json.loads(file.read_text())
-    del content["t_12"]
-    file.write_text(json.dumps(content))
-    refused(tmp_path, "t_12 is None")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    refused(tmp_path, part)
 
 
 def test_a_nice_slam_trajectory_of_another_length_is_refused(tmp_path: Path) -> None:
@@ -435,9 +607,30 @@ def test_a_nice_slam_trajectory_of_another_length_is_refused(tmp_path: Path) -> 
     refused(tmp_path / "room", "6 photos and 5 poses")
     (tmp_path / "room/traj.txt").write_text("1 2 three")
     refused(tmp_path / "room", "not lines of 16 numbers")
-    (tmp_path / "cam_params.json").write_text('{"camera": {"w": 24}}')
-    (tmp_path / "room/traj.txt").write_text("\n".join(lines))
-    refused(tmp_path / "room", "wanted camera with w, h")
+    (tmp_path / "room/traj.txt").write_text("\n".join(lines).replace(lines[1].split()[0], "nan"))
+    refused(tmp_path / "room", "finite numbers")
+
+
+@pytest.mark.parametrize(
+    ("camera", "part"),
+    [
+        ({"w": WIDTH}, "wanted camera with w, h"),
+        ([1, 2], "wanted camera with w, h"),
+        ({"w": 10**400}, "wanted a finite number"),
+        ({"w": 1e300}, "wanted 1 to 65536 pixels a side"),
+        ({"scale": 0}, "scale is 0"),
+        ({"fx": True}, "fx is True"),
+    ],
+)
+def test_a_nice_slam_camera_that_is_none_is_refused(camera: object, part: str, tmp_path: Path) -> None:
+    write_nice_slam(tmp_path / "room", SCENE)
+    file = tmp_path / "cam_params.json"
+    whole = json.loads(file.read_text())["camera"]
+    alone = camera == {"w": WIDTH}
+    file.write_text(
+        json.dumps({"camera": whole | camera if isinstance(camera, dict) and not alone else camera})
+    )
+    refused(tmp_path / "room", part)
 
 
 def test_photos_without_segments_are_a_scene_of_pictures(

@@ -10,8 +10,11 @@ testing.
 """
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ from gs_lift.datasets import DataConfig, files
 from gs_lift.datasets.lens import Lens, lenses_in, run_worker
 from gs_lift.datasets.mask_files import OBJECTS
 from gs_lift.datasets.masks import find_masks
-from gs_lift.datasets.photos import Photo, photo_view
+from gs_lift.datasets.photos import Photo, photo_view, segments_outside
 from gs_lift.errors import SceneError
 from gs_lift.scene import Scene, View
 
@@ -43,6 +46,11 @@ def read(path: Path, config: DataConfig) -> Scene:
     arrays = run_worker("model", folder, folder)
     lenses = lenses_in(arrays, folder)
     names = arrays["names"].tolist()
+    strange = next((name for name in names if not name.isprintable()), None)
+    if strange is not None:
+        raise SceneError(
+            f"{folder}: a photo is called {strange[:80]!r}; wanted names without control characters"
+        )
     if not np.isfinite(arrays["viewmats"]).all() or not np.isfinite(arrays["means"]).all():
         raise SceneError(f"{folder}: poses or points that are not finite; reconstruct it again")
     photos = _photos(path, names, [lenses[one] for one in arrays["camera"]], arrays["viewmats"], config)
@@ -65,15 +73,19 @@ def scene_of(
     points: torch.Tensor,
     colors: torch.Tensor,
     test: set[str] | None = None,
+    hidden: Mapping[str, Path] = MappingProxyType({}),
 ) -> Scene:
     """A scene of photos with the segments that lie beside them.
 
-    test: names of the photos for testing, None = every data.test_every-th.
+    test: names of the photos for testing, None = every data.test_every-th. hidden: by the photo's name, an image
+    that is black where the photo has no segment.
     """
     masks = find_masks(path, [photo.name for photo in photos], config)
     views: list[View] = []
     for photo in photos:
         segments = masks.of(photo.name, photo.width, photo.height) if masks else None
+        if segments and photo.name in hidden:
+            segments = partial(segments_outside, segments, hidden[photo.name])
         views.append(photo_view(photo, segments, None, config.max_size))
     every = config.test_every
     if test is None:
@@ -136,11 +148,10 @@ def _photos(
         stems = names
     photos, missing = [], []
     for name, stem, lens, viewmat in zip(names, stems, lenses, viewmats, strict=True):
-        file = _photo(folder, name)
+        file = _photo(path, folder, name, config)
         if file is None:
             missing.append(name)
             continue
-        files.check_inside(path, file, config.allow_outside)
         photos.append(Photo(stem, file, *files.image_size(file), lens, torch.from_numpy(viewmat)))
     if not photos:
         raise SceneError(
@@ -159,8 +170,9 @@ def _photos(
 def _images(path: Path, names: list[str], config: DataConfig) -> Path:
     """The folder of the smallest photos that are not smaller than data.max_size, else of the largest."""
     sizes = {}
-    for name in IMAGES:
-        first = next((file for one in names if (file := _photo(path / name, one)) is not None), None)
+    for name in (one for one in IMAGES if (path / one).is_dir()):
+        there = (_photo(path, path / name, one, config) for one in names)
+        first = next((file for file in there if file is not None), None)
         if first is not None:
             sizes[path / name] = max(files.image_size(first))
     if not sizes:
@@ -171,10 +183,9 @@ def _images(path: Path, names: list[str], config: DataConfig) -> Path:
     return min(enough, key=lambda one: enough[one]) if enough else max(sizes, key=lambda one: sizes[one])
 
 
-def _photo(folder: Path, name: str) -> Path | None:
+def _photo(root: Path, folder: Path, name: str, config: DataConfig) -> Path | None:
     """The file of a photo; reduced copies may be of another kind (images_4/a.png of images/a.JPG)."""
-    file = folder / name
-    if file.is_file():
-        return file
-    others = (file.with_suffix(ending) for ending in (".png", ".jpg", ".jpeg", ".JPG", ".PNG"))
-    return next((other for other in others if other.is_file()), None)
+    stem = os.path.splitext(name)[0]
+    others = (stem + ending for ending in files.PHOTO_ENDINGS)
+    names = (str(folder / one) for one in (name, *others))
+    return files.existing(root, names, config.allow_outside)

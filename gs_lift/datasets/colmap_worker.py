@@ -12,7 +12,6 @@ lenses: IN is a JSON list of {"model", "width", "height", "params"} by COLMAP's 
 
 import json
 import os
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,9 @@ from typing import Any
 import numpy as np
 
 MOST_PARAMS = 12
+
+MOST_LENGTH = 1 << 16
+"""Pixels of a photo's side: JPEG has no more, and pycolmap walks along the borders of what it undistorts."""
 
 MOST_MEMORY = 16 << 30
 """Bytes of address space: a file that claims more than it holds ends this process, not the machine."""
@@ -77,10 +79,18 @@ def model(pycolmap: Any, folder: str) -> dict[str, np.ndarray]:
     check_binary(Path(folder))
     reconstruction = pycolmap.Reconstruction(folder)
     images = sorted((one for one in reconstruction.images.values() if one.has_pose), key=lambda one: one.name)
+    if not images:
+        raise ValueError("no image has a pose")
     ids = sorted({one.camera_id for one in images})
     viewmats = np.tile(np.eye(4), (len(images), 1, 1))
     for viewmat, image in zip(viewmats, images, strict=True):
-        viewmat[:3] = image.cam_from_world().matrix()
+        pose = image.cam_from_world()
+        # pycolmap takes quaternions as they are; rounded ones are off by 1e-6 or so.
+        length = np.linalg.norm(pose.rotation.quat)
+        if not abs(length - 1) < 1e-2:  # NaN included
+            raise ValueError(f"{image.name!r} has a quaternion of length {length:.2g}; wanted a rotation")
+        viewmat[:3, :3] = pycolmap.Rotation3d(pose.rotation.quat / length).matrix()
+        viewmat[:3, 3] = pose.translation
     points = list(reconstruction.points3D.values())
     return {
         "names": np.array([one.name for one in images], dtype=np.str_),
@@ -101,6 +111,8 @@ def lenses(pycolmap: Any, cameras: list[Any]) -> dict[str, np.ndarray]:
         params[place, : len(own)] = own
         if not camera.verify_params():
             raise ValueError(f"a {camera.model_name} camera with {len(camera.params)} parameters")
+        if max(camera.width, camera.height) > MOST_LENGTH or min(camera.width, camera.height) < 1:
+            raise ValueError(f"a {camera.model_name} camera of {camera.width}x{camera.height} pixels")
         options = pycolmap.UndistortCameraOptions()
         flat = camera if camera.is_undistorted() else pycolmap.undistort_camera(options, camera)
         focals = (flat.focal_length_x, flat.focal_length_y)
@@ -117,6 +129,8 @@ def lenses(pycolmap: Any, cameras: list[Any]) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
+    import resource
+
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     try:
         main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

@@ -7,7 +7,7 @@ import json
 import math
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +31,9 @@ MAX_HEADER_BYTES = 2**14
 
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg")
 
+PHOTO_ENDINGS = (*PHOTO_SUFFIXES, ".JPG", ".PNG")
+"""Tried in this order where a name has none, or another one than the file."""
+
 
 def check_inside(root: Path, path: Path, allow_outside: bool) -> None:
     """Refuse a path that leads out of `root`, through `..` or a link, unless that is allowed."""
@@ -39,6 +42,32 @@ def check_inside(root: Path, path: Path, allow_outside: bool) -> None:
             f"{path}: leads out of the scene folder, to {path.resolve()}; "
             "copy it there or set data.allow_outside=true"
         )
+
+
+def existing(root: Path, names: Iterable[str], allow_outside: bool) -> Path | None:
+    """The first file, from `root` on, that is there, of `names` that a foreign file gives; None if none is.
+
+    Raises SceneError for one that leads out of `root`, unless that is allowed; nothing is opened.
+    """
+    for name in names:
+        path = root / name
+        try:
+            check_inside(root, path, allow_outside)
+            if path.is_file():
+                return path
+        except (OSError, ValueError, RuntimeError):  # too long, a NUL, a loop of links: no file has this name
+            continue
+    return None
+
+
+def finite_number(value: object, name: str, where: Path) -> float:
+    """A number of a JSON file. Raises SceneError where it is none, infinite or nan."""
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # JSON has whole numbers of any length
+        pass
+    raise SceneError(f"{where}: {name} is {repr(value)[:40]}; wanted a finite number")
 
 
 def read_matrix(path: Path) -> np.ndarray:

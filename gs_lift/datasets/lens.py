@@ -16,10 +16,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gs_lift.datasets.colmap_worker import MOST_LENGTH
 from gs_lift.errors import SceneError
 from gs_lift.workers import run_script
 
 WORKER = Path(__file__).with_name("colmap_worker.py")
+
+FOCAL_RANGE = (0.01, 1000.0)
+"""Of the focal length by the photo's longer side: from an angle of 179 degrees to one of 3 minutes."""
 
 PATIENCE_S = 1800.0
 """For a model of the largest city block that anybody has reconstructed."""
@@ -115,6 +119,8 @@ def lenses_of(cameras: Sequence[dict[str, Any]], where: Path) -> list[Lens]:
     """
     for camera in cameras:
         check_model(camera["model"], where)
+        size, params = (camera["width"], camera["height"]), camera["params"]
+        _check_camera(camera["model"], size, params, where)
     if all(camera["model"] == "PINHOLE" for camera in cameras):  # nothing to ask pycolmap for
         sizes = np.array([[camera["width"], camera["height"]] for camera in cameras]).reshape(-1, 2)
         params = np.array([camera["params"] for camera in cameras], dtype=np.float64).reshape(-1, 4)
@@ -146,18 +152,58 @@ def lenses_in(arrays: dict[str, np.ndarray], where: Path) -> list[Lens]:
     lenses = []
     for place, model in enumerate(arrays["models"].tolist()):
         check_model(model, where)
-        fx, fy, cx, cy = arrays["pinholes"][place].tolist()
-        params = arrays["params"][place]
+        params = tuple(arrays["params"][place].tolist())
         (width, height), flat = arrays["sizes"][place].tolist(), arrays["pinhole_sizes"][place].tolist()
-        sane = np.isfinite(params).all() and np.isfinite([fx, fy, cx, cy]).all() and min(fx, fy) > 0
-        if not sane or min(width, height, *flat) < 1:
-            raise SceneError(
-                f"{where}: a {model} camera of {width}x{height} pixels with the parameters "
-                f"{', '.join(f'{one:g}' for one in params[:8])}; wanted a focal length over 0 and finite numbers"
-            )
+        _check_camera(model, (width, height), params, where)
+        fx, fy, cx, cy = arrays["pinholes"][place].tolist()
         K = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
-        lenses.append(Lens(model, tuple(params.tolist()), width, height, K, (flat[0], flat[1])))
+        lens = Lens(model, params, width, height, K, (flat[0], flat[1]))
+        if not lens.is_pinhole:
+            _check_undone(lens, where)
+        lenses.append(lens)
     return lenses
+
+
+def _check_camera(model: str, size: tuple[int, int], params: Sequence[float], where: Path) -> None:
+    """Refuse what no camera is, before anything is computed of it."""
+    focals = 1 if MODELS[model].one_focal else 2
+    longest = max(size)
+    least, most = FOCAL_RANGE
+    what = f"{where}: a {model} camera of {size[0]:g}x{size[1]:g} pixels"
+    if not (min(size) >= 1 and longest <= MOST_LENGTH):
+        raise SceneError(f"{what}; wanted 1 to {MOST_LENGTH} pixels a side")
+    said = ", ".join(f"{one:g}" for one in params[:8])
+    if not np.isfinite(params).all():
+        raise SceneError(f"{what} with the parameters {said}; wanted finite numbers")
+    if not all(least * longest <= focal <= most * longest for focal in params[:focals]):
+        raise SceneError(
+            f"{what} with the parameters {said}; wanted a focal length over 0, "
+            f"{least:g} to {most:g} times its longer side"
+        )
+    cx, cy = params[focals : focals + 2]
+    if not (0 < cx < size[0] and 0 < cy < size[1]):
+        raise SceneError(f"{what} with its principal point at ({cx:g}, {cy:g}); wanted it inside the photo")
+
+
+def _check_undone(lens: Lens, where: Path) -> None:
+    """Refuse a lens that cannot be undone: of its pinhole camera's picture not every pixel is in the photo, or the
+    photo folds over itself."""
+    (fx, _, cx), (_, fy, cy) = lens.K[:2].tolist()
+    width, height = lens.pinhole_size
+    sane = np.isfinite([fx, fy, cx, cy]).all() and min(fx, fy, width, height) > 0
+    if sane and max(width, height) <= 4 * MOST_LENGTH:
+        x, y = (np.linspace(0.5, width - 0.5, 65) - cx) / fx, (np.linspace(0.5, height - 0.5, 65) - cy) / fy
+        with np.errstate(all="ignore"):  # what overflows is not inside
+            u, v = lens.pixels(*np.meshgrid(x, y))
+            (uy, ux), (vy, vx) = np.gradient(u), np.gradient(v)
+            upright = width < 2 or height < 2 or bool((ux * vy - uy * vx > 0).all())
+        inside = (u > -1) & (u < lens.width + 1) & (v > -1) & (v < lens.height + 1)
+        if upright and inside.all():
+            return
+    raise SceneError(
+        f"{where}: a {lens.model} camera with the parameters {', '.join(f'{one:g}' for one in lens.params[:8])}, whose "
+        "photo folds over itself; undistort the photos first (colmap image_undistorter)"
+    )
 
 
 def run_worker(what: str, source: Path, where: Path) -> dict[str, np.ndarray]:

@@ -2,20 +2,20 @@
 
     transforms.json     frames[]: file_path, transform_matrix (camera to world, OpenGL axes); for all frames or each:
                         fl_x, fl_y, cx, cy, w, h (or camera_angle_x), k1 ... k4, p1, p2, camera_model; optional:
-                        ply_file_path (points), train_ / val_ / test_filenames, mask_path
+                        ply_file_path (points, in the frame of the cameras, after applied_transform),
+                        train_ / val_ / test_filenames, mask_path
     masks/ and the like optional; segments: see masks.py
 
 Pixel centres lie at +0.5, as COLMAP's do, from which most of these files come. Pixels that a mask_path leaves out have
-no segment; the photo itself is learnt whole. Without filenames of a split every data.test_every-th photo is for
-testing.
+no segment; the photo itself is learnt whole. Where a split is listed, photos in no list are left out, and photos
+in two are for testing; else every data.test_every-th photo is for testing.
 """
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -30,14 +30,12 @@ from gs_lift.errors import SceneError
 from gs_lift.geometry import OPENGL_TO_OPENCV
 from gs_lift.ply import read_points
 from gs_lift.scene import Scene
-from gs_lift.segmentation import VOID, Segments
 
 log = logging.getLogger(__name__)
 
 LAYOUT = "transforms.json of nerfstudio or instant-ngp"
 
 PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
-ENDINGS = (".png", ".jpg", ".jpeg", ".JPG", ".PNG")
 
 
 def matches(path: Path) -> bool:
@@ -51,13 +49,20 @@ def read(path: Path, config: DataConfig) -> Scene:
     frames = content.get("frames")
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise SceneError(f"{where}: no list of frames; wanted what nerfstudio or instant-ngp writes")
-    found, missing = {}, []
+    found: dict[Path, dict[str, Any]] = {}
+    missing = []
     for number, frame in enumerate(frames):
-        file = _file(path, where, frame.get("file_path"), f"frames[{number}].file_path", config, ENDINGS)
+        field = f"frames[{number}].file_path"
+        file = _file(path, where, frame.get("file_path"), field, config, files.PHOTO_ENDINGS)
+        if file in found:
+            raise SceneError(
+                f"{where}: {field} is {frame['file_path']!r}, the photo of another frame; remove one"
+            )
         if file is None:
-            missing.append(frame["file_path"])
+            missing.append(frame["file_path"][:80])
         else:
             found[file] = frame
+    found = {file: found[file] for file in sorted(found)}  # every so many-th is so by name
     if len(found) < 2:
         raise SceneError(f"{where}: {len(found)} of {len(frames)} photos are there; wanted at least 2")
     if missing:
@@ -66,10 +71,17 @@ def read(path: Path, config: DataConfig) -> Scene:
         )
     photos = _photos(path, where, content, found)
     points, colors = _points(path, where, content, config)
-    scene = scene_of(path, photos, config, points=points, colors=colors, test=_test(path, content, photos))
-    return _masked(
-        path, where, scene, dict(zip((photo.name for photo in photos), found.values(), strict=True)), config
+    train, test = _split(where, content, [str(frame["file_path"]) for frame in frames], photos, found)
+    hidden = _hidden(
+        path, where, dict(zip((photo.name for photo in photos), found.values(), strict=True)), config
     )
+    scene = scene_of(path, photos, config, points=points, colors=colors, test=test, hidden=hidden)
+    if train is None:
+        return scene
+    scene = replace(scene, train=tuple(view for view in scene.train if view.name in train))
+    if not scene.train:
+        raise SceneError(f"{where}: no photo of train_filenames is left to train on")
+    return scene
 
 
 def _photos(
@@ -100,14 +112,10 @@ def _file(
     path: Path, where: Path, name: object, field: str, config: DataConfig, endings: tuple[str, ...] = ()
 ) -> Path | None:
     """The file that a field names; instant-ngp leaves endings out. None if it is not there."""
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise SceneError(f"{where}: {field} is {name!r}; wanted the path of a file")
-    file = path / name.replace("\\", "/")
-    file = next(
-        (one for one in (file, *(file.with_name(file.name + end) for end in endings)) if one.is_file()), file
-    )
-    files.check_inside(path, file, config.allow_outside)
-    return file if file.is_file() else None
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise SceneError(f"{where}: {field} is {repr(name)[:80]}; wanted the path of a file")
+    name = name.replace("\\", "/")
+    return files.existing(path, (name, *(name + ending for ending in endings)), config.allow_outside)
 
 
 def _camera(
@@ -117,15 +125,13 @@ def _camera(
 
     def number(name: str, default: float | None = None) -> float | None:
         value = frame.get(name, content.get(name, default))
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise SceneError(f"{where}: {name} is {value!r}; wanted a number")
-        return float(value)
+        return None if value is None else files.finite_number(value, name, where)
 
     model = frame.get("camera_model", content.get("camera_model", "OPENCV"))
     width, height = number("w") or float(size[0]), number("h") or float(size[1])
     angle_x, angle_y = number("camera_angle_x"), number("camera_angle_y")
+    if not all(0 < angle < math.pi for angle in (angle_x, angle_y) if angle):
+        raise SceneError(f"{where}: a camera_angle of {angle_x}, {angle_y}; wanted radians from 0 to pi")
     fx = number("fl_x") or (width / 2 / math.tan(angle_x / 2) if angle_x else None)
     if fx is None or not 1 <= width <= 2**20 or not 1 <= height <= 2**20:
         raise SceneError(f"{where}: no focal length and size; wanted fl_x, w and h, or camera_angle_x")
@@ -156,7 +162,7 @@ def _camera(
 def _viewmat(where: Path, frame: dict[str, Any]) -> Tensor:
     try:
         matrix = np.array(frame["transform_matrix"], dtype=np.float64)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise SceneError(f"{where}: {frame.get('file_path')}: no transform_matrix of 4 x 4 numbers") from None
     return viewmat_of(f"{where}: {frame.get('file_path')}", matrix)
 
@@ -189,52 +195,63 @@ def _points(path: Path, where: Path, content: dict[str, Any], config: DataConfig
     return read_points(file)
 
 
-def _test(path: Path, content: dict[str, Any], photos: list[Photo]) -> set[str] | None:
-    """Names of the photos that the file keeps for testing, or else for validation; None if it does not say."""
-    for split in ("test", "val"):
-        listed = content.get(f"{split}_filenames")
-        if isinstance(listed, list) and listed:
-            stems = {str(Path(str(one)).with_suffix("")) for one in listed}
-            chosen = {
-                photo.name
-                for photo in photos
-                if {str(photo.path.with_suffix("").relative_to(path)), photo.name} & stems
-            }
-            if chosen:
-                return chosen
-    return None
+def _split(
+    where: Path,
+    content: dict[str, Any],
+    names: list[str],
+    photos: list[Photo],
+    found: Mapping[Path, dict[str, Any]],
+) -> tuple[set[str] | None, set[str] | None]:
+    """Names of the photos that the file keeps for training, and of those for testing, or else for validation.
+
+    names: of all frames. None: it does not say. Raises SceneError for a list of something else than frames.
+    """
+    splits = ("train", "test", "val")
+    if not any(content.get(f"{split}_filenames") is not None for split in splits):
+        return None, None
+    by_stem = {
+        _stem(str(frame["file_path"])): photo.name
+        for photo, frame in zip(photos, found.values(), strict=True)
+    }
+    known = {_stem(name) for name in names}
+    lists: dict[str, set[str]] = {}
+    for split in splits:
+        listed = content.get(f"{split}_filenames") or []
+        if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+            raise SceneError(f"{where}: {split}_filenames is no list of file paths; wanted those of frames")
+        unknown = [one for one in listed if _stem(one) not in known]
+        if unknown:
+            raise SceneError(
+                f"{where}: {split}_filenames has {unknown[0][:80]!r}, which is no frame's file_path"
+            )
+        lists[split] = {by_stem[_stem(one)] for one in listed if _stem(one) in by_stem}
+    test = lists["test"] or lists["val"]
+    if both := lists["train"] & test:
+        log.warning("%s: %d photos are for training and for testing; not trained on", where, len(both))
+    return lists["train"] or None, test
 
 
-def _masked(
-    path: Path, where: Path, scene: Scene, frames: Mapping[str, dict[str, Any]], config: DataConfig
-) -> Scene:
-    """The scene whose segments are unknown where a frame's mask_path is black."""
-    masks = {}
+def _stem(name: str) -> str:
+    """A path as a frame and a list of filenames may both write it: `./images/1.png` as `images/1`."""
+    name = PurePosixPath(name.replace("\\", "/")).as_posix()
+    return next((name[: -len(end)] for end in files.PHOTO_ENDINGS if name.endswith(end)), name)
+
+
+def _hidden(
+    path: Path, where: Path, frames: Mapping[str, dict[str, Any]], config: DataConfig
+) -> dict[str, Path]:
+    """The images that are black where a photo's pixels are to be left out, by the photo's name."""
+    hidden = {}
     for name, frame in frames.items():
-        if frame.get("mask_path"):
-            masks[name] = _file(path, where, frame["mask_path"], "mask_path", config)
-    if not masks:
-        return scene
-    log.warning("%s: mask_path of %d frames: left out of the segments, not of the photos", where, len(masks))
-    train = tuple(
-        replace(view, segments=partial(_outside_void, view.segments, file))
-        if view.segments and (file := masks.get(view.name))
-        else view
-        for view in scene.train
-    )
-    return replace(scene, train=train)
-
-
-def _outside_void(read: Callable[[], Segments], file: Path) -> Segments:
-    segments = read()
-    pixels = files.read_ids_or_colors(file)
-    black = pixels == 0 if pixels.ndim == 2 else (pixels == 0).all(axis=-1)
-    height, width = segments.instance.shape
-    rows = ((np.arange(height) + 0.5) * (black.shape[0] / height)).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * (black.shape[1] / width)).astype(np.int64)
-    outside = torch.from_numpy(black[np.ix_(rows, columns)])
-    return replace(
-        segments,
-        instance=segments.instance.masked_fill(outside, -1),
-        semantic=segments.semantic.masked_fill(outside, VOID),
-    )
+        if frame.get("mask_path") is not None:
+            file = _file(path, where, frame["mask_path"], "mask_path", config)
+            if file is None:
+                raise SceneError(
+                    f"{where}: mask_path {frame['mask_path'][:80]!r} is missing; remove it from the frame"
+                )
+            hidden[name] = file
+    if hidden:
+        log.warning(
+            "%s: mask_path of %d frames: left out of the segments, not of the photos", where, len(hidden)
+        )
+    return hidden

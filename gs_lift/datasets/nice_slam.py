@@ -10,7 +10,6 @@ for testing. There is no truth: only the pictures can be scored.
 """
 
 import logging
-import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +45,7 @@ def read(path: Path, config: DataConfig) -> Scene:
         raise SceneError(
             f"{path}: {len(paths)} photos and {len(poses)} poses; wanted as many, and at least 2"
         )
-    lens, scale = _camera(path)
+    lens, scale = _camera(path, config)
     photos = []
     for photo, pose in zip(paths, poses, strict=True):
         files.check_inside(path, photo, config.allow_outside)
@@ -92,7 +91,7 @@ def _poses(file: Path, config: DataConfig, root: Path) -> np.ndarray:
     return values.reshape(-1, 4, 4)
 
 
-def _camera(path: Path) -> tuple[Lens, float]:
+def _camera(path: Path, config: DataConfig) -> tuple[Lens, float]:
     """The camera of all photos, and depth's units per metre."""
     # The data set keeps one file for all its scenes above them: not a link that leads out, but where it belongs.
     file = next(
@@ -100,13 +99,15 @@ def _camera(path: Path) -> tuple[Lens, float]:
     )
     if file is None:
         raise SceneError(f"{path}: no cam_params.json, here or in the folder above")
+    if file.parent == path:
+        files.check_inside(path, file, config.allow_outside)
     content = files.read_json(file).get("camera")
-    values = [content.get(name) for name in ("w", "h", "fx", "fy", "cx", "cy", "scale")] if content else []
-    if len(values) != 7 or not all(
-        isinstance(one, int | float) and math.isfinite(one) and one > 0 for one in values
-    ):
-        raise SceneError(f"{file}: wanted camera with w, h, fx, fy, cx, cy and scale, numbers over 0")
-    width, height, fx, fy, cx, cy, scale = map(float, values)
+    names = ("w", "h", "fx", "fy", "cx", "cy", "scale")
+    if not isinstance(content, dict) or not all(name in content for name in names):
+        raise SceneError(f"{file}: wanted camera with {', '.join(names)}")
+    width, height, fx, fy, cx, cy, scale = (files.finite_number(content[one], one, file) for one in names)
+    if scale <= 0:
+        raise SceneError(f"{file}: scale is {scale:g}; wanted depth's units per metre, over 0")
     params = [fx, fy, cx + 0.5, cy + 0.5]
     camera = {"model": "PINHOLE", "width": round(width), "height": round(height), "params": params}
     return lenses_of([camera], file)[0], scale

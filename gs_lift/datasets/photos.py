@@ -17,7 +17,7 @@ from gs_lift.datasets import files
 from gs_lift.datasets.lens import Lens
 from gs_lift.errors import SceneError
 from gs_lift.scene import Camera, View
-from gs_lift.segmentation import Segments
+from gs_lift.segmentation import VOID, Segments
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,25 @@ def reduced_view(view: View, max_size: int) -> View:
         segments=view.segments and partial(_pick_segments, view.segments, None, size),
         truth=view.truth and partial(_pick_segments, view.truth, None, size),
         depth=view.depth and partial(_pick_depth, view.depth, None, size),
+    )
+
+
+def segments_outside(read: Callable[[], Segments], hidden: Path) -> Segments:
+    """The segments of a photo, unknown where the image `hidden`, of its shape and perhaps smaller, is black."""
+    segments = read()
+    height, width = segments.instance.shape
+    pixels = files.read_ids_or_colors(hidden)
+    rows, columns = pixels.shape[:2]
+    if abs(columns * height - rows * width) > max(width, height):
+        raise SceneError(
+            f"{hidden}: {columns}x{rows} pixels, another shape than the photo's {width}x{height}"
+        )
+    black = torch.from_numpy(pixels.reshape(rows, columns, -1) == 0).all(dim=2)
+    outside = black.flatten()[_nearest((rows, columns), None, (width, height))]
+    return replace(
+        segments,
+        instance=segments.instance.masked_fill(outside, -1),
+        semantic=segments.semantic.masked_fill(outside, VOID),
     )
 
 

@@ -9,7 +9,6 @@ The world is turned to z up, as nerfstudio turns it. Every data.test_every-th ph
 """
 
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +72,9 @@ def _camera(file: Path) -> tuple[dict[str, Any], np.ndarray]:
     content = files.read_json(file)
 
     def number(name: str) -> float:
-        value = content.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise SceneError(f"{file}: {name} is {value!r}; wanted a number")
-        return float(value)
+        return files.finite_number(content.get(name), name, file)
 
     width, height = number("width"), number("height")
-    if not (1 <= width <= 2**20 and 1 <= height <= 2**20):
-        raise SceneError(f"{file}: {width:g}x{height:g} pixels; wanted the photo's width and height")
     params = [number(name) for name in ("fx", "fy", "cx", "cy")]
     pose = np.array([[number(f"t_{row}{column}") for column in range(4)] for row in Z_UP])
     return {"model": "PINHOLE", "width": round(width), "height": round(height), "params": params}, pose
