@@ -27,7 +27,7 @@ STAGES = ("points", "fit", "lift", "segment")
 
 _RESULTS = {"points": "points.npz", "fit": "splat.ply", "lift": "embeddings.pt", "segment": "instances.pt"}
 _FIRST_STAGE = {
-    **{"data.segments": "lift", "data.check_splat": "fit"},
+    **{"data.segments": "lift", "data.unlabelled": "lift", "data.check_splat": "fit"},
     **{"data": "points", "seed": "points", "fit": "fit", "lift": "lift", "cluster": "segment"},
 }
 """Of a field, or of all those of a section."""

@@ -19,7 +19,7 @@ from gs_lift.datasets import DataConfig, load_scene
 from gs_lift.datasets.mask_files import MAX_PIXELS, decode_rle, read_mask, run_lengths
 from gs_lift.datasets.masks import find_masks
 from gs_lift.datasets.scannet import CLASSES as SCANNET_CLASSES
-from gs_lift.errors import SceneError
+from gs_lift.errors import ConfigError, SceneError
 from gs_lift.segmentation import VOID, Segments
 
 IDS = np.array([[0, 0, 7, 7], [0, 2, 2, 7], [5, 2, 2, 0]])
@@ -274,6 +274,18 @@ def test_sizes_are_matched_by_the_nearest_pixel(tmp_path: Path) -> None:
     assert (larger == np.kron(np.where(IDS > 0, IDS, -1), np.ones((2, 2), int))).all()
     smaller = read(tmp_path, 2, 2).instance.numpy()  # centres at columns 1 and 3, rows 0.75 and 2.25
     assert smaller.tolist() == [[-1, 7], [2, -1]]
+
+
+def test_pixels_without_a_segment_are_background_or_unknown(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    write_grey8(tmp_path / "masks" / "a")
+    for unlabelled, kind in (("background", 0), ("unknown", VOID)):
+        masks = find_masks(tmp_path, ["a"], DataConfig(unlabelled=unlabelled))
+        assert masks is not None
+        segments = masks.of("a", WIDTH, HEIGHT)()
+        assert (segments.semantic.numpy() == np.where(IDS > 0, 1, kind)).all()
+    with pytest.raises(ConfigError, match="data.unlabelled"):
+        DataConfig(unlabelled="nothing")
 
 
 def test_the_folder_may_be_named_or_left_out(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_scoring_again_does_not_add_up(tmp_path: Path) -> None:
     ("field", "stage"),
     [
         ("data.segments", "lift"),
+        ("data.unlabelled", "lift"),
         ("data.check_splat", "fit"),
         ("data.max_size", "points"),
         ("fit.steps", "fit"),

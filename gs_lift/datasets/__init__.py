@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from gs_lift.errors import ConfigError, SceneError
+from gs_lift.errors import ConfigError, SceneError, pick
 from gs_lift.scene import Scene
 
 
@@ -27,6 +27,9 @@ class DataConfig:
     segments: str = "auto"
     """Folder of the 2D segments, from the scene's folder on, in the place of its own; `auto`: the layout's own, or
     masks/ and the like beside the photos; `none`."""
+    unlabelled: str = "background"
+    """What pixels without a segment are where segments have no classes: `background`, or `unknown` where a segmenter
+    looked for everything and missed some: objects come out whole, and grow into what nobody segmented."""
     test_every: int = 8
     """Every so many-th photo is for testing where the layout does not say which, the first one included; 0 = none."""
     max_size: int = 640
@@ -40,6 +43,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.init_points < 1:
             raise ConfigError(f"data.init_points: got {self.init_points}; wanted at least 1")
+        pick(dict.fromkeys(("background", "unknown")), self.unlabelled, "data.unlabelled")
         if self.test_every < 0 or self.test_every == 1:
             raise ConfigError(f"data.test_every: got {self.test_every}; wanted 2 or more, or 0 = none")
         if self.max_size < 0 or 0 < self.max_size < 16:

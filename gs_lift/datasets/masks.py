@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from gs_lift.datasets import DataConfig, files
-from gs_lift.datasets.mask_files import CocoPanoptic, classes_of, find_coco, is_mask, read_mask
+from gs_lift.datasets.mask_files import OBJECTS, CocoPanoptic, classes_of, find_coco, is_mask, read_mask
 from gs_lift.errors import SceneError
 from gs_lift.scene import View
-from gs_lift.segmentation import Classes, Segments
+from gs_lift.segmentation import VOID, Classes, Segments
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,15 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Masks:
-    """The segments of some photos. paths: by the photo's name; coco: what a COCO panoptic file says of them."""
+    """The segments of some photos. paths: by the photo's name; coco: what a COCO panoptic file says of them.
+
+    gaps_unknown: pixels without a segment are VOID, also where the file calls them background.
+    """
 
     classes: Classes
     paths: Mapping[str, Path]
     coco: CocoPanoptic | None
+    gaps_unknown: bool = False
 
     def of(self, name: str, width: int, height: int) -> Callable[[], Segments] | None:
         """What reads the segments of a photo of that size in pixels; None if there are none.
@@ -46,7 +50,13 @@ class Masks:
         Raises SceneError, when called, for a file that is broken or has another shape.
         """
         path = self.paths.get(name)
-        return partial(_read, path, self.coco, width, height) if path is not None else None
+        return partial(self._read, path, width, height) if path is not None else None
+
+    def _read(self, path: Path, width: int, height: int) -> Segments:
+        segments = _read(path, self.coco, width, height)
+        if not self.gaps_unknown:
+            return segments
+        return replace(segments, semantic=segments.semantic.masked_fill(segments.instance < 0, VOID))
 
     def read(self, name: str) -> Callable[[], Segments]:
         """What reads the segments of a photo, of the file's own size."""
@@ -86,7 +96,8 @@ def find_masks(root: Path, names: Sequence[str], config: DataConfig) -> Masks | 
     if not config.allow_outside and folder.is_relative_to(root):
         for path in paths.values():
             files.check_inside(root, path, False)
-    return Masks(coco.classes if coco else classes_of(next(iter(paths.values()))), paths, coco)
+    classes = coco.classes if coco else classes_of(next(iter(paths.values())))
+    return Masks(classes, paths, coco, classes == OBJECTS and config.unlabelled == "unknown")
 
 
 def masks_folder(root: Path, config: DataConfig) -> Path | None:
