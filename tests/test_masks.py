@@ -284,7 +284,7 @@ def test_pixels_without_a_segment_are_background_or_unknown(tmp_path: Path) -> N
         assert masks is not None
         segments = masks.of("a", WIDTH, HEIGHT)()
         assert (segments.semantic.numpy() == np.where(IDS > 0, 1, kind)).all()
-    with pytest.raises(ConfigError, match="data.unlabelled"):
+    with pytest.raises(ConfigError, match=r"data\.unlabelled"):
         DataConfig(unlabelled="nothing")
 
 
