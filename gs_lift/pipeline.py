@@ -23,6 +23,7 @@ from gs_lift.files import write_atomic, write_text_atomic
 from gs_lift.fitting import fit
 from gs_lift.gaussians import Gaussians
 from gs_lift.lifting import lift
+from gs_lift.lifting.views import check_segments
 from gs_lift.points import initial_points
 from gs_lift.progress import OnStep
 from gs_lift.protocols import RELEASED
@@ -81,6 +82,7 @@ def fit_run(
     reporter = reporter or SilentReporter()
     config = config.resolved()
     scene = load_scene(scene_path, config.data)
+    check_segments(scene)
     given = _given_splat(splat, scene, config) if splat else None
     run = start_run(
         folder or Path("runs") / scene.name,

@@ -97,6 +97,16 @@ def prepare(
     return views, visibility.float(), evidence
 
 
+def check_segments(scene: Scene) -> None:
+    """Read the segments of all training views once: whoever waits for a fit shall not learn then that one is broken.
+
+    Raises SceneError for the first that is.
+    """
+    for view in scene.train:
+        if view.segments is not None:
+            read_segments(view, len(scene.classes))
+
+
 def read_segments(view: View, class_count: int) -> Segments:
     """The view's segments. Raises SceneError if their size is not the camera's or a class is not the scene's."""
     assert view.segments is not None
