@@ -204,7 +204,7 @@ def _segments(scene: Scene, views: tuple[View, ...]) -> Finding:
         return Finding(
             WRONG,
             "segments",
-            "none: put one map a photo into masks/ (any of the formats in docs/guide.md), name their folder with "
+            "none: put one map a photo into masks/ (any of the formats in docs/formats.md), name their folder with "
             "--segments, or make them with `gslift masks`",
         )
     counts, covered = [], []
