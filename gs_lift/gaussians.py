@@ -1,7 +1,8 @@
 """3D Gaussians as they are optimised: raw parameters, with the activated ones as properties."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from gs_lift.geometry import SH_C0
+
+PARAMETERS = ("means", "quats", "log_scales", "logit_opacities", "sh0", "shN")
+"""The raw tensors of Gaussians, in the order of the class's fields."""
 
 
 @dataclass
@@ -25,6 +29,8 @@ class Gaussians:
     logit_opacities: Float[Tensor, "N"]
     sh0: Float[Tensor, "N 1 3"]
     shN: Float[Tensor, "N K1 3"]
+    antialiased: bool = False
+    """Whether the opacities were learnt with antialiasing (gsplat's rasterize_mode; Mip-Splatting): rendered so too."""
 
     def __len__(self) -> int:
         return len(self.means)
@@ -47,21 +53,26 @@ class Gaussians:
 
     def parameters(self) -> dict[str, Tensor]:
         """The raw tensors by name, not copied."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: getattr(self, name) for name in PARAMETERS}
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Tensor]) -> "Gaussians":
-        return cls(**{field.name: parameters[field.name] for field in fields(cls)})
+        given: dict[str, Any] = {name: parameters[name] for name in PARAMETERS}
+        return cls(**given)
 
     def rows(self, index: Int[Tensor, "M"] | Tensor) -> "Gaussians":
         """The Gaussians at `index` (ids or a mask), in that order."""
-        return Gaussians(*(tensor[index] for tensor in self.parameters().values()))
+        return self._with(lambda tensor: tensor[index])
 
     def detach(self) -> "Gaussians":
-        return Gaussians(*(tensor.detach() for tensor in self.parameters().values()))
+        return self._with(lambda tensor: tensor.detach())
 
     def to(self, device: str | torch.device) -> "Gaussians":
-        return Gaussians(*(tensor.to(device) for tensor in self.parameters().values()))
+        return self._with(lambda tensor: tensor.to(device))
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "Gaussians":
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in self.parameters().items()}
+        return replace(self, **changed)
 
     @classmethod
     def from_points(

@@ -8,6 +8,8 @@ after them, in the order of the input's rows: viewers of splats pass over what t
 
 import json
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +30,9 @@ from gs_lift.segmentation import Classes, Embeddings, Instances, Parts
 MAX_HEADER_BYTES = 1 << 20
 """A PLY header is text of one or two kilobytes; a file whose header does not end before this is no PLY."""
 
+ANTIALIASED = ("SplatRenderMode: mip", "antialiased 1")
+"""Comments of a splat whose opacities were learnt with antialiasing: Brush's, which we write too, and Postshot's."""
+
 DEEPEST = 20
 """Levels of parts within parts in labels.json."""
 
@@ -44,9 +49,9 @@ def read_splat(path: Path) -> Gaussians:
     """The Gaussians of a PLY in Inria's layout, with its properties in any order, at any degree 0..4, any byte order.
 
     `red green blue` (0..255) stand in for a missing f_dc, as nerfstudio writes them. Raises SplatError for whatever
-    is no such file, before memory is taken for what its header merely claims.
+    is no such file, before memory is taken for what its header merely claims. A header's comment tells `antialiased`.
     """
-    vertex = _read_vertex(path)
+    vertex, comments = _read_vertex(path)
     names = set(vertex.dtype.names or ())
     if not names.issuperset(_SH0) and names.issuperset(["red", "green", "blue"]):
         rgb = _columns(path, vertex, ["red", "green", "blue"]) / np.float32(255)
@@ -70,12 +75,16 @@ def read_splat(path: Path) -> Gaussians:
         logit_opacities=torch.from_numpy(shape[:, 0].copy()),
         sh0=torch.from_numpy(sh0[:, None, :].copy()),
         shN=torch.from_numpy(shN.transpose(0, 2, 1).copy()),
+        antialiased=any(one in comment for comment in comments for one in ANTIALIASED),
     )
 
 
 def read_points(path: Path) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
-    """The points of a cloud and their colours in 0..1, grey where it has none. Raises SplatError as `read_splat`."""
-    vertex = _read_vertex(path)
+    """The points of a cloud, or the vertices of a mesh, and their colours in 0..1, grey where it has none.
+
+    Raises SplatError as `read_splat`.
+    """
+    vertex, _ = _read_vertex(path, mesh=True)
     means = torch.from_numpy(_columns(path, vertex, _POSITION))
     rgb = ["red", "green", "blue"]
     if not set(vertex.dtype.names or ()).issuperset(rgb):
@@ -85,7 +94,7 @@ def read_points(path: Path) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]
 
 def read_labels(path: Path) -> tuple[Int[Tensor, "N"], Float[Tensor, "N"]]:
     """The labels (-1 = none) and scores of a labels.ply, row by row; `read_splat` reads its Gaussians."""
-    vertex = _read_vertex(path)
+    vertex, _ = _read_vertex(path)
     ids = _columns(path, vertex, ["instance_id"])[:, 0]
     if (ids < 0).any() or (ids != np.floor(ids)).any():
         raise SplatError(f"{path}: instance_id holds {ids.min():g}; wanted 0 (none) or 1..M")
@@ -95,7 +104,7 @@ def read_labels(path: Path) -> tuple[Int[Tensor, "N"], Float[Tensor, "N"]]:
 
 def write_splat(path: Path, gaussians: Gaussians, *, comments: Sequence[str] = ()) -> None:
     """Write Inria's exact layout, nothing else in it: the readers that know only this take it."""
-    _write_vertex(path, _splat_rows(gaussians), comments)
+    _write_vertex(path, _splat_rows(gaussians), _comments(gaussians, comments))
 
 
 def write_labels(
@@ -111,7 +120,7 @@ def write_labels(
     rows["instance_id"] = labels + 1
     rows["instance_score"] = _array(instances.scores)
     rows["red"], rows["green"], rows["blue"] = colorize(labels).T
-    _write_vertex(path, rows, comments)
+    _write_vertex(path, rows, _comments(gaussians, comments))
 
 
 def write_instances(
@@ -255,6 +264,10 @@ def _splat_rows(gaussians: Gaussians) -> np.ndarray:
     return table.view([(name, "<f4") for name in names])[:, 0]
 
 
+def _comments(gaussians: Gaussians, comments: Sequence[str]) -> list[str]:
+    return [*(ANTIALIASED[:1] if gaussians.antialiased else ()), *comments]
+
+
 def _array(tensor: Tensor) -> np.ndarray:
     return np.asarray(tensor.detach().cpu().numpy())
 
@@ -290,23 +303,39 @@ class _Element:
         return max(1, 2 * len(self.sizes) if ascii_format else sum(self.sizes))
 
 
-def _read_vertex(path: Path) -> np.ndarray:
-    """The rows of the `vertex` element, not copied where the file can be mapped."""
+def _read_vertex(path: Path, *, mesh: bool = False) -> tuple[np.ndarray, list[str]]:
+    """The rows of the `vertex` element, not copied where the file can be mapped, and the header's comments.
+
+    mesh: lists may follow the vertices (faces, strips); they are not read.
+    """
     from plyfile import PlyData, PlyParseError
 
     with path.open("rb") as file:
         head = file.read(MAX_HEADER_BYTES)
         size = file.seek(0, 2)
-    _check_header(path, head, size)
+    length, short = _check_header(path, head, size, mesh)
     try:
-        vertex = PlyData.read(str(path))["vertex"].data
+        if short is None:
+            data = PlyData.read(str(path))
+        else:  # plyfile reads a list row by row, and as many numbers as it claims: it does not get to see them
+            with tempfile.TemporaryDirectory() as folder:
+                copy = Path(folder) / "vertices.ply"
+                with path.open("rb") as file, copy.open("wb") as out:
+                    out.write(short)
+                    file.seek(length)
+                    shutil.copyfileobj(file, out)
+                data = PlyData.read(str(copy))
+        vertex, comments = data["vertex"].data, data.comments
     except (PlyParseError, ValueError, OverflowError) as error:
         raise SplatError(f"{path}: not a readable PLY: {error}") from None
-    return np.asarray(vertex)
+    return np.asarray(vertex), [str(comment) for comment in comments]
 
 
-def _check_header(path: Path, head: bytes, size: int) -> None:
-    """Raise SplatError unless the header is that of a splat and the file as long as it says."""
+def _check_header(path: Path, head: bytes, size: int, mesh: bool) -> tuple[int, bytes | None]:
+    """How long the header is, and a shorter one without the lists that follow the vertices of a mesh, if there are any.
+
+    Raises SplatError unless it is that of a splat (or a mesh) and the file as long as it says.
+    """
     begin = re.match(rb"ply(\r\n|\n|\r)", head)
     if not begin:
         raise SplatError(f"{path}: not a PLY file (it does not begin with the line `ply`)")
@@ -316,7 +345,8 @@ def _check_header(path: Path, head: bytes, size: int) -> None:
         raise SplatError(
             f"{path}: the PLY header does not end (no end_header); the file is cut short or no PLY"
         )
-    ascii_format, elements = _parse_header(path, text.decode("latin-1").split(begin[1].decode()))
+    lines = text.decode("latin-1").split(begin[1].decode())
+    ascii_format, elements, kept = _parse_header(path, lines, mesh)
     counts = {element.name: element.count for element in elements}
     if "chunk" in counts:
         raise SplatError(
@@ -334,12 +364,16 @@ def _check_header(path: Path, head: bytes, size: int) -> None:
             f"{path}: the header announces {counts['vertex']} vertices, at least {needed} bytes, but {there} follow; "
             "the file is cut short or damaged"
         )
+    if kept == len(lines):
+        return size - there, None
+    return size - there, begin[1].join(line.encode("latin-1") for line in lines[:kept]) + end
 
 
-def _parse_header(path: Path, lines: list[str]) -> tuple[bool, list[_Element]]:
-    """Whether the body is text, and the elements."""
-    ascii_format, elements = False, list[_Element]()
-    for line in lines[1:]:
+def _parse_header(path: Path, lines: list[str], mesh: bool) -> tuple[bool, list[_Element], int]:
+    """Whether the body is text, the elements, and how many lines tell of them: a mesh's lists after the vertices are
+    left out, with all behind them."""
+    ascii_format, elements, begins = False, list[_Element](), 0
+    for number, line in enumerate(lines[1:], start=1):
         words = line.split()
         if words[:1] == ["format"]:
             ascii_format = words[1:2] == ["ascii"]
@@ -348,13 +382,16 @@ def _parse_header(path: Path, lines: list[str]) -> tuple[bool, list[_Element]]:
             if len(words) != 3 or not words[2].isdecimal() or len(words[2]) > 18:
                 raise SplatError(f"{path}: PLY header: wanted `element NAME COUNT`, got {line[:80]!r}")
             elements.append(_Element(words[1], int(words[2]), []))
+            begins = number
         elif words[:1] == ["property"]:
             if words[1:2] == ["list"]:
+                if mesh and any(element.name == "vertex" for element in elements[:-1]):
+                    return ascii_format, elements[:-1], begins
                 raise SplatError(f"{path}: has a list property ({line[:80]!r}): a mesh, not a splat")
             if len(words) != 3 or words[1] not in _SIZES or not elements:
                 raise SplatError(f"{path}: PLY header: wanted `property TYPE NAME`, got {line[:80]!r}")
             elements[-1].sizes.append(_SIZES[words[1]])
-    return ascii_format, elements
+    return ascii_format, elements, len(lines)
 
 
 def _columns(path: Path, vertex: np.ndarray, names: list[str]) -> Float[np.ndarray, "N C"]:

@@ -203,8 +203,10 @@ def write_mesh(path: Path, points: np.ndarray) -> None:
         "format ascii 1.0",
         f"element vertex {len(points)}",
         *(f"property float {one}" for one in "xyz"),
+        "element face 1",
+        "property list uchar int vertex_indices",
     ]
-    path.write_text("\n".join([*header, "end_header", *rows]) + "\n")
+    path.write_text("\n".join([*header, "end_header", *rows, "3 0 1 2"]) + "\n")
 
 
 def test_vertices_take_the_object_of_the_nearest_gaussian(run: Run) -> None:

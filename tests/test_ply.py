@@ -14,7 +14,15 @@ from gs_lift.errors import SplatError
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import SH_C0
 from gs_lift.palette import GREY, palette
-from gs_lift.ply import labels_json, read_labels, read_splat, write_instances, write_labels, write_splat
+from gs_lift.ply import (
+    labels_json,
+    read_labels,
+    read_points,
+    read_splat,
+    write_instances,
+    write_labels,
+    write_splat,
+)
 from gs_lift.segmentation import Classes, Embeddings, Instances, Parts
 
 CLASSES = Classes(("background", "object"), (False, True))
@@ -334,3 +342,69 @@ def test_an_instance_id_below_zero_or_broken_is_refused(tmp_path: Path, bad: flo
     PlyData([PlyElement.describe(wide, "vertex")]).write(str(tmp_path / "labels.ply"))
     with pytest.raises(SplatError, match="instance_id holds"):
         read_labels(tmp_path / "labels.ply")
+
+
+# --- Antialiasing and meshes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("comment", ["SplatRenderMode: mip", "antialiased 1"])
+def test_brush_and_postshot_say_in_a_comment_that_a_splat_is_antialiased(
+    comment: str, tmp_path: Path
+) -> None:
+    write_splat(tmp_path / "mip.ply", random_gaussians(), comments=["made by somebody", comment])
+    assert read_splat(tmp_path / "mip.ply").antialiased
+    write_splat(tmp_path / "classic.ply", random_gaussians(), comments=["made by somebody", "antialiased 0"])
+    assert not read_splat(tmp_path / "classic.ply").antialiased
+
+
+def test_an_antialiased_splat_stays_one_in_all_that_is_made_of_it(tmp_path: Path) -> None:
+    gaussians, instances = replace(random_gaussians(3), antialiased=True), instances_of([0, 0, -1], [1])
+    write_splat(tmp_path / "splat.ply", gaussians.rows(torch.tensor([0, 2])))
+    write_labels(tmp_path / "labels.ply", gaussians.detach(), instances)
+    write_instances(tmp_path / "instances.ply", gaussians.to("cpu"), instances)
+    assert all(read_splat(tmp_path / f"{one}.ply").antialiased for one in ("splat", "labels", "instances"))
+
+
+def write_mesh(path: Path, *, text: bool, faces: list[list[int]]) -> None:
+    kinds = [*((one, "<f4") for one in "xyz"), *((one, "u1") for one in ("red", "green", "blue"))]
+    rows = [(0, 0, 0, 255, 0, 0), (1, 0, 0, 0, 0, 0), (0, 1, 0, 51, 0, 0)]
+    vertex = np.array(rows, kinds)
+    face = np.empty(len(faces), [("vertex_indices", "O")])
+    face["vertex_indices"] = [np.array(one, np.int32) for one in faces]
+    elements = [PlyElement.describe(vertex, "vertex"), PlyElement.describe(face, "face")]
+    PlyData(elements, text=text, byte_order="=" if text else "<").write(str(path))
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_the_points_of_a_mesh_are_its_vertices(text: bool, tmp_path: Path) -> None:
+    write_mesh(tmp_path / "mesh.ply", text=text, faces=[[0, 1, 2], [0, 1, 2, 1]])
+    points, colors = read_points(tmp_path / "mesh.ply")
+    assert points.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert torch.allclose(colors[:, 0], torch.tensor([1.0, 0.0, 0.2]))
+    with pytest.raises(SplatError, match=r"has a list property .* a mesh, not a splat"):
+        read_splat(tmp_path / "mesh.ply")
+
+
+def test_what_follows_the_vertices_of_a_mesh_is_not_read(tmp_path: Path) -> None:
+    """A face that claims 4 * 10^9 corners takes neither memory nor time."""
+    write_mesh(tmp_path / "mesh.ply", text=False, faces=[[0, 1, 2]])
+    content = (tmp_path / "mesh.ply").read_bytes()
+    head, _, body = content.partition(b"end_header\n")
+    head = head.replace(b"property list uchar", b"property list uint").replace(b"face 1", b"face 99999999999")
+    (tmp_path / "mesh.ply").write_bytes(head + b"end_header\n" + body[:-13] + b"\xff" * 4)
+    assert len(read_points(tmp_path / "mesh.ply")[0]) == 3
+    (tmp_path / "mesh.ply").write_bytes(head + b"end_header\n" + body[:20])
+    with pytest.raises(SplatError, match="the header announces 3 vertices, at least 45 bytes, but 20 follow"):
+        read_points(tmp_path / "mesh.ply")
+
+
+def test_lists_among_the_vertices_or_before_them_are_refused(tmp_path: Path) -> None:
+    for elements in (
+        ["element face 1", "property list uchar int i", "element vertex 1", "property float x"],
+        ["element vertex 1", "property float x", "property list uchar int i"],
+    ):
+        (tmp_path / "m.ply").write_text(
+            "\n".join(["ply", "format ascii 1.0", *elements, "end_header", "1 0", "1"])
+        )
+        with pytest.raises(SplatError, match="has a list property"):
+            read_points(tmp_path / "m.ply")

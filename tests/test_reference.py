@@ -213,3 +213,13 @@ def test_chunks_of_pixels_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(reference, "PAIRS_AT_ONCE", 100)
     chunked, _, _ = rasterize(*leaves, **cameras, backend="reference")
     torch.testing.assert_close(chunked, whole)
+
+
+def test_harmonics_of_degree_4_are_gsplats() -> None:
+    from gsplat.cuda._torch_impl import _eval_sh_bases_fast
+
+    directions = torch.randn(50, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    unit = torch.nn.functional.normalize(directions, dim=-1)
+    torch.testing.assert_close(
+        reference.sh_bases(4, directions), _eval_sh_bases_fast(25, unit), atol=1e-6, rtol=0
+    )

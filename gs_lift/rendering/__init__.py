@@ -220,6 +220,7 @@ def render(
         sh_degree=degree,
         backgrounds=None if background is None else background.to(gaussians.means)[None],
         render_mode=render_mode,
+        rasterize_mode="antialiased" if gaussians.antialiased else "classic",
         absgrad=absgrad,
         backend=backend,
     )

@@ -336,10 +336,12 @@ def blending_weights(
         )
         viewmats, Ks = camera.viewmat[None].float().contiguous(), camera.K[None].float().contiguous()
         check(means, quats, scales, opacities, means, viewmats, Ks, camera.width, camera.height, None, "RGB")
-        view = _View(camera.width, camera.height, 0.01, 1e10, 0.3, False)
-        means2d, conics, depths, _, radii = _Project.apply(
+        view = _View(camera.width, camera.height, 0.01, 1e10, 0.3, gaussians.antialiased)
+        means2d, conics, depths, compensations, radii = _Project.apply(
             means, quats, scales, opacities, viewmats, Ks, view
         )
+        if compensations is not None:
+            opacities = opacities * compensations[0]
         threads = kernel_threads()
         frame = _native.Frame()
         frame.build(

@@ -119,6 +119,7 @@ def blending_weights(
         camera.K.to(means)[None],
         camera.width,
         camera.height,
+        rasterize_mode="antialiased" if gaussians.antialiased else "classic",
     )
     if len(gaussians) == 0:
         return reference.blending_weights(gaussians, camera, pixels=pixels, minimum=minimum)

@@ -130,7 +130,7 @@ def project(
 
 
 def sh_bases(degree: int, directions: Float[Tensor, "*N 3"]) -> Float[Tensor, "*N K"]:
-    """Real spherical harmonics of degree 0 to 3 in 3DGS's order and signs, at directions of any length."""
+    """Real spherical harmonics of degree 0 to 4 in 3DGS's order and signs, at directions of any length."""
     x, y, z = torch.nn.functional.normalize(directions, dim=-1).unbind(-1)
     xx, yy, zz = x * x, y * y, z * z
     bases = [torch.full_like(x, SH_C0)]
@@ -155,6 +155,18 @@ def sh_bases(degree: int, directions: Float[Tensor, "*N 3"]) -> Float[Tensor, "*
             -0.4570457994644658 * x * (4 * zz - xx - yy),
             1.445305721320277 * z * (xx - yy),
             -0.5900435899266435 * x * (xx - 3 * yy),
+        ]
+    if degree >= 4:
+        bases += [
+            2.5033429417967046 * x * y * (xx - yy),
+            -1.7701307697799304 * y * z * (3 * xx - yy),
+            0.9461746957575601 * x * y * (7 * zz - 1),
+            -0.6690465435572892 * y * z * (7 * zz - 3),
+            0.10578554691520431 * (35 * zz * zz - 30 * zz + 3),
+            -0.6690465435572892 * x * z * (7 * zz - 3),
+            0.47308734787878004 * (xx - yy) * (7 * zz - 1),
+            -1.7701307697799304 * x * z * (xx - 3 * yy),
+            0.6258357354491761 * (xx * (xx - 3 * yy) - yy * (3 * xx - yy)),
         ]
     return torch.stack(bases, dim=-1)
 
@@ -321,7 +333,7 @@ def blending_weights(
         near_plane=0.01,
         far_plane=1e10,
         eps2d=0.3,
-        antialiased=False,
+        antialiased=gaussians.antialiased,
     )
     order = _front_to_back(projection, 0)
     centers = pixel_centers(camera.height, camera.width).reshape(-1, 2).to(means)
