@@ -31,7 +31,7 @@ from gs_lift.report import Strip, contact_sheet
 from gs_lift.run import STAGES, Run, sha256, start_run
 from gs_lift.scene import Scene
 from gs_lift.segmentation import Embeddings, Evidence, Instances, Parts
-from gs_lift.splats import load_splat
+from gs_lift.splats import find_splat, load_splat
 from gs_lift.splats.frames import check_frame
 from gs_lift.threads import torch_on_one_thread
 
@@ -83,6 +83,7 @@ def fit_run(
     config = config.resolved()
     scene = load_scene(scene_path, config.data)
     check_segments(scene)
+    splat = find_splat(splat) if splat else None
     given = _given_splat(splat, scene, config) if splat else None
     run = start_run(
         folder or Path("runs") / scene.name,
@@ -107,7 +108,7 @@ def fit_run(
 
 
 def _given_splat(path: Path, scene: Scene, config: Config) -> Gaussians:
-    gaussians = load_splat(path)
+    gaussians = load_splat(path, applied_transform=scene.applied_transform)
     if config.data.check_splat:
         try:
             check_frame(scene, gaussians.to(config.device), backend=config.backend)

@@ -45,11 +45,13 @@ _SH0 = ["f_dc_0", "f_dc_1", "f_dc_2"]
 _SHAPE = ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
 
 
-def read_splat(path: Path) -> Gaussians:
+def read_splat(path: Path, *, steps: int | None = None) -> Gaussians:
     """The Gaussians of a PLY in Inria's layout, with its properties in any order, at any degree 0..4, any byte order.
 
     `red green blue` (0..255) stand in for a missing f_dc, as nerfstudio writes them. Raises SplatError for whatever
     is no such file, before memory is taken for what its header merely claims. A header's comment tells `antialiased`.
+    steps: opacities were counted in so many, as in bytes of 255: of 0 and 1, whose logits are infinite, half a step is
+    taken off; otherwise they are refused.
     """
     vertex, comments = _read_vertex(path)
     names = set(vertex.dtype.names or ())
@@ -62,8 +64,13 @@ def read_splat(path: Path) -> Gaussians:
     if rest not in (0, 9, 24, 45, 72):
         raise SplatError(f"{path}: {rest} f_rest properties; wanted 0, 9, 24, 45 or 72 (degrees 0 to 4)")
     shN = _columns(path, vertex, [f"f_rest_{i}" for i in range(rest)]).reshape(len(vertex), 3, rest // 3)
-    shape = _columns(path, vertex, _SHAPE)
-    quats = shape[:, 4:]
+    opacities = _columns(path, vertex, _SHAPE[:1], infinite=steps is not None)[:, 0]
+    if steps is not None:
+        opacities = np.where(
+            np.isinf(opacities), np.sign(opacities) * np.float32(np.log(2 * steps - 1)), opacities
+        )
+    shape = _columns(path, vertex, _SHAPE[1:])
+    quats = shape[:, 3:]
     if (zero := np.flatnonzero(~quats.any(axis=1))).size:
         raise SplatError(
             f"{path}: rot_0..3 are all zero in {zero.size} rows (first: {zero[0]}); not a rotation"
@@ -71,8 +78,8 @@ def read_splat(path: Path) -> Gaussians:
     return Gaussians(
         means=torch.from_numpy(_columns(path, vertex, _POSITION)),
         quats=torch.from_numpy(quats.copy()),
-        log_scales=torch.from_numpy(shape[:, 1:4].copy()),
-        logit_opacities=torch.from_numpy(shape[:, 0].copy()),
+        log_scales=torch.from_numpy(shape[:, :3].copy()),
+        logit_opacities=torch.from_numpy(opacities),
         sh0=torch.from_numpy(sh0[:, None, :].copy()),
         shN=torch.from_numpy(shN.transpose(0, 2, 1).copy()),
         antialiased=any(one in comment for comment in comments for one in ANTIALIASED),
@@ -394,8 +401,10 @@ def _parse_header(path: Path, lines: list[str], mesh: bool) -> tuple[bool, list[
     return ascii_format, elements, len(lines)
 
 
-def _columns(path: Path, vertex: np.ndarray, names: list[str]) -> Float[np.ndarray, "N C"]:
-    """The named properties as float32, finite. Raises SplatError for one that is missing or not finite."""
+def _columns(
+    path: Path, vertex: np.ndarray, names: list[str], *, infinite: bool = False
+) -> Float[np.ndarray, "N C"]:
+    """The named properties as float32. Raises SplatError for one that is missing, nan or, unless told, infinite."""
     missing = [name for name in names if name not in (vertex.dtype.names or ())]
     if missing:
         raise SplatError(
@@ -405,9 +414,10 @@ def _columns(path: Path, vertex: np.ndarray, names: list[str]) -> Float[np.ndarr
     with np.errstate(over="ignore"):  # a double over float32's range becomes inf, which is refused below
         for column, name in enumerate(names):
             table[:, column] = vertex[name]
-    if not np.isfinite(table).all():
-        row, column = np.argwhere(~np.isfinite(table))[0]
-        bad = int((~np.isfinite(table)).any(axis=1).sum())
+    good = ~np.isnan(table) if infinite else np.isfinite(table)
+    if not good.all():
+        row, column = np.argwhere(~good)[0]
+        bad = int((~good).any(axis=1).sum())
         raise SplatError(
             f"{path}: {bad} of {len(table)} rows hold nan or infinity (first: row {row}, {names[column]})"
         )

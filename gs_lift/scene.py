@@ -64,6 +64,8 @@ class Scene:
     points: Float[Tensor, "P 3"]
     colors: Float[Tensor, "P 3"]
     classes: Classes
+    applied_transform: Float[Tensor, "4 4"] | None = None
+    """From the data's original frame, COLMAP's, to that of the cameras, where its layout tells (nerfstudio's name)."""
 
     @property
     def extent(self) -> float:

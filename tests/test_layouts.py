@@ -315,6 +315,32 @@ def test_points_are_in_the_frame_of_the_cameras_whatever_was_applied_to_both(tmp
     assert np.abs(scene.points.numpy() - SCENE.means).max() < 1e-6
 
 
+APPLIED = [[0.0, 0, 1, 2], [1, 0, 0, 3], [0, 1, 0, 4]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "colmap", "rows"),
+    [
+        ({"applied_transform": APPLIED}, True, APPLIED),
+        ({"applied_transform": APPLIED, "applied_scale": 2}, False, [[2 * one for one in row] for row in APPLIED]),
+        ({}, True, [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]),
+        ({}, False, None),
+        ({"applied_transform": np.diag([1, 1, -1, 1]).tolist()}, False, None),
+        ({"applied_transform": [[1, 0, 0, 0]]}, False, None),
+        ({"applied_transform": "all", "applied_scale": -1}, False, None),
+    ],
+    ids=["as told", "with its scale", "of old files", "none", "a mirror", "a row", "a word"],
+)  # fmt: skip
+def test_what_led_from_colmaps_frame_to_the_cameras_is_known(
+    fields: dict[str, object], colmap: bool, rows: list[list[float]] | None, tmp_path: Path
+) -> None:
+    """As nerfstudio's dataparser takes it: a splat that was trained there has to follow."""
+    if colmap:
+        (tmp_path / "colmap/sparse/0").mkdir(parents=True)
+    applied = load_scene(write_nerfstudio(tmp_path, SCENE, **fields), AS_IS).applied_transform
+    assert (None if applied is None else applied[:3].tolist()) == rows
+
+
 def test_a_mask_is_of_the_photo_and_goes_through_its_lens(tmp_path: Path) -> None:
     """The mask is black in the photo's first 6 columns: what is left out is what the pinhole camera sees of them."""
     k1 = 0.3

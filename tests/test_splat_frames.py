@@ -13,7 +13,9 @@ from torch import Tensor
 
 from gs_lift.errors import SplatError
 from gs_lift.gaussians import Gaussians
+from gs_lift.geometry import SH_C0
 from gs_lift.rendering import render
+from gs_lift.rendering.reference import sh_bases
 from gs_lift.scene import Camera, Scene, View
 from gs_lift.segmentation import Classes
 from gs_lift.splats import load_splat
@@ -33,8 +35,8 @@ def similarity(seed: int) -> Similarity:
     return Similarity(rotation(seed), offset, 0.25 + seed)
 
 
-def gaussians(seed: int, count: int = 40) -> Gaussians:
-    made = random_gaussians(seed, count, sh_degree=3)
+def gaussians(seed: int, count: int = 40, degree: int = 3) -> Gaussians:
+    made = random_gaussians(seed, count, sh_degree=degree)
     return Gaussians(*(tensor.float() for tensor in made.parameters().values()))
 
 
@@ -67,6 +69,19 @@ def test_the_inverse_undoes_a_move(seed: int) -> None:
     assert torch.allclose(back.means, splat.means, atol=1e-5)
     assert torch.allclose(back.log_scales, splat.log_scales, atol=1e-5)
     assert torch.allclose(back.shN, splat.shN, atol=1e-5)
+
+
+@pytest.mark.parametrize("degree", range(5))
+def test_a_colour_turns_with_its_gaussian(degree: int) -> None:
+    by, draw = similarity(7), torch.Generator().manual_seed(degree)
+    shN = torch.randn(5, (degree + 1) ** 2 - 1, 3, generator=draw)
+    directions = torch.randn(20, 3, generator=draw, dtype=torch.float64)
+    splat = replace(gaussians(0, 5), shN=shN)
+    before = torch.einsum("dk,nkc->ndc", sh_bases(degree, directions), splat.sh.double())
+    after = torch.einsum(
+        "dk,nkc->ndc", sh_bases(degree, directions @ by.rotation.T), moved(splat, by).sh.double()
+    )
+    assert float((before - after).abs().max()) < 1e-5
 
 
 def test_a_mirror_is_refused() -> None:
@@ -110,6 +125,46 @@ def test_a_nerfstudio_checkpoint_comes_back_to_the_cameras(tmp_path: Path) -> No
     assert torch.equal(read.sh0, splat.sh0)
     viewmat = ring(1, radius=1.0, height=4.0)[0]
     assert (seen(read, viewmat) - seen(splat, viewmat)).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize("applied_scale", [1.0, 2.5])
+def test_it_follows_the_cameras_that_an_applied_transform_moved(applied_scale: float, tmp_path: Path) -> None:
+    """By nerfstudio's arithmetic: what is saved is trained at s (M x), and s a, M A are written down."""
+    orient, splat = similarity(2), gaussians(2)  # s, and s times the translation of M
+    applied = torch.tensor(
+        [[0.0, 1, 0, 0.3], [1, 0, 0, -0.2], [0, 0, -1, 0.1], [0, 0, 0, 1]], dtype=torch.float64
+    )
+    path = write_run(tmp_path, checkpoint(moved(splat, orient)), orient)
+    M = torch.cat([orient.rotation, orient.translation[:, None] / orient.scale], dim=1)
+    told = {"transform": (M @ applied).tolist(), "scale": orient.scale * applied_scale}
+    (tmp_path / "dataparser_transforms.json").write_text(json.dumps(told))
+    matrix = applied.clone()
+    matrix[:3] *= applied_scale
+    read = load_splat(path, applied_transform=matrix)
+    assert torch.allclose(read.means, splat.means, atol=1e-5)
+    assert torch.allclose(read.log_scales, splat.log_scales, atol=1e-5)
+    assert torch.allclose(read.shN, splat.shN, atol=1e-5)
+    # Without it they lie in COLMAP's frame, where A x = what is saved.
+    original = load_splat(path).means.double() * applied_scale @ applied[:3, :3].T
+    assert (
+        float((original - original.mean(dim=0) - (splat.means - splat.means.mean(dim=0))).abs().max()) < 1e-5
+    )
+
+
+def test_colours_of_degree_0_are_logits(tmp_path: Path) -> None:
+    """splatfacto with sh_degree 0 shows sigmoid(features_dc)."""
+    dc = torch.tensor([[0.0, 2.0, -2.0]]).expand(40, 3)
+    content = checkpoint(gaussians(0), features_dc=dc.clone(), features_rest=torch.zeros(40, 0, 3))
+    read = load_splat(write_run(tmp_path, content, similarity(0)))
+    assert torch.allclose(0.5 + SH_C0 * read.sh0[:, 0], dc.sigmoid(), atol=1e-6)
+
+
+def test_the_first_splatfactos_names_are_known(tmp_path: Path) -> None:
+    by, splat, content = similarity(1), gaussians(1), checkpoint(moved(gaussians(1), similarity(1)))
+    content["pipeline"] = {
+        name.replace("gauss_params.", ""): one for name, one in content["pipeline"].items()
+    }
+    assert torch.allclose(load_splat(write_run(tmp_path, content, by)).means, splat.means, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -167,14 +222,18 @@ TURN = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
 @pytest.mark.parametrize(
     "by",
     [
-        Similarity(torch.eye(3).double(), torch.zeros(3).double(), 5.0),
-        Similarity(torch.eye(3).double(), torch.tensor([0.0, 5, 0]).double(), 1.0),
-        Similarity(TURN, torch.tensor([0.0, 0, 3]).double(), 1.0),
+        Similarity(torch.eye(3).double(), torch.zeros(3).double(), 3.0),
+        Similarity(torch.eye(3).double(), torch.tensor([0.0, 1, 0]).double(), 1.0),
+        Similarity(TURN, torch.zeros(3).double(), 1.0),
+        Similarity(torch.eye(3).double(), torch.tensor([0.0, 50, 0]).double(), 1.0),
     ],
-    ids=["scaled", "shifted", "axes swapped and shifted"],
+    ids=["scaled", "shifted", "axes swapped", "out of sight"],
 )
 def test_a_splat_elsewhere_than_the_cameras_is_refused(by: Similarity) -> None:
     splat = gaussians(2, 200)
+    splat = replace(
+        splat, means=splat.means * torch.tensor([1.5, 1.0, 0.2])
+    )  # a ball looks the same from all sides
     check_frame(scene_of(splat), splat, backend="reference")
     with pytest.raises(
         SplatError,
@@ -187,3 +246,24 @@ def test_a_faint_likeness_is_enough() -> None:
     splat = gaussians(3, 200)
     blurred = replace(splat, log_scales=splat.log_scales + 0.2)
     check_frame(scene_of(splat), blurred, backend="reference")
+
+
+def test_a_splat_that_was_learnt_before_white_is_at_its_place() -> None:
+    """Most of the photos is white, where nothing is; of the splat alone that would be black."""
+    splat = gaussians(4, 12)
+    white = torch.ones(3)
+    views = tuple(
+        View(
+            str(i),
+            camera(viewmat),
+            lambda viewmat=viewmat: render(
+                splat, camera(viewmat), background=white, backend="reference"
+            ).colors.clamp(0, 1),
+        )
+        for i, viewmat in enumerate(ring(4, radius=1.0, height=4.0))
+    )
+    scene = replace(scene_of(splat), train=views)
+    assert float((views[0].image() > 0.9).all(dim=2).float().mean()) > 0.5
+    check_frame(scene, splat, backend="reference")
+    with pytest.raises(SplatError, match="does not lie where the cameras are"):
+        check_frame(scene, moved(splat, Similarity(TURN, torch.zeros(3).double(), 1.0)), backend="reference")

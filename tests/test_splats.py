@@ -17,7 +17,7 @@ from torch import Tensor
 from gs_lift.errors import SplatError
 from gs_lift.gaussians import Gaussians
 from gs_lift.ply import write_splat
-from gs_lift.splats import load_splat, names_splat
+from gs_lift.splats import find_splat, load_splat, names_splat
 
 COUNT = 6
 NO_ARCHIVE = r"not a checkpoint as torch\.save writes it"
@@ -86,31 +86,65 @@ def test_a_path_names_a_splat_if_it_is_a_file_or_looks_like_one(tmp_path: Path) 
     assert meant == {"file": True, "run.pt": False, "no.ply": True, "no.PT": True, "runs": False}
 
 
+def save_ranks(folder: Path, ranks: dict[int, int], step: int = 9, **changes: Tensor) -> None:
+    """Checkpoints whose logits of opacity are the rank; ranks: degree by rank."""
+    folder.mkdir(exist_ok=True)
+    for rank, degree in ranks.items():
+        content = splats(degree) | {"opacities": torch.full((COUNT,), float(rank))} | changes
+        saved(folder / f"ckpt_{step}_rank{rank}.pt", {"splats": content})
+
+
 def test_the_parts_of_all_gpus_are_joined_by_rank(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for step, rank in ((9, 0), (9, 10), (9, 2), (8, 1)):
-        content = splats() | {"opacities": torch.full((COUNT,), float(rank))}
-        saved(tmp_path / f"ckpt_{step}_rank{rank}.pt", {"splats": content})
+    save_ranks(tmp_path, dict.fromkeys(range(11), 1))
+    save_ranks(tmp_path, {11: 1}, step=8)
     for name in ("ckpt_9_rank0.pt", "ckpt_9_rank10.pt"):
         with caplog.at_level(logging.WARNING):
             read = load_splat(tmp_path / name)
-        assert read.logit_opacities.tolist() == [0.0] * COUNT + [2.0] * COUNT + [10.0] * COUNT
-        assert f"{name}: with the Gaussians of 3 ranks" in caplog.text
+        assert read.logit_opacities.tolist() == [float(rank) for rank in range(11) for _ in range(COUNT)]
+        assert f"{name}: with the Gaussians of 11 ranks" in caplog.text
+
+
+def test_a_rank_that_is_missing_among_others_is_named(tmp_path: Path) -> None:
+    save_ranks(tmp_path, {0: 1, 2: 1})
+    with pytest.raises(
+        SplatError, match=r"rank 1 is missing beside ranks 0, 2: each has a part of the scene"
+    ):
+        load_splat(tmp_path / "ckpt_9_rank0.pt")
 
 
 def test_ranks_of_different_trainings_are_refused(tmp_path: Path) -> None:
-    for rank in (0, 1):
-        saved(tmp_path / f"ckpt_9_rank{rank}.pt", {"splats": splats(degree=rank)})
+    save_ranks(tmp_path, {0: 0, 1: 1})
     with pytest.raises(SplatError, match="ranks of different degrees"):
         load_splat(tmp_path / "ckpt_9_rank1.pt")
 
 
-@pytest.mark.parametrize("comment", ["SplatRenderMode: mip", "antialiased 1"])
-def test_a_splat_that_was_learnt_with_antialiasing_is_read_with_a_warning(
-    comment: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_splat(tmp_path / "mip.ply", gaussians(), comments=[comment])
-    assert same(load_splat(tmp_path / "mip.ply"), gaussians())
-    assert "learnt with antialiasing" in caplog.text
+def test_each_rank_is_checked_and_named(tmp_path: Path) -> None:
+    save_ranks(tmp_path, {0: 3})
+    save_ranks(tmp_path, {1: 3}, means=NAN)
+    with pytest.raises(SplatError, match=r"ckpt_9_rank1.pt: splats.means holds nan"):
+        load_splat(tmp_path / "ckpt_9_rank0.pt")
+
+
+def test_of_a_folder_the_splat_of_the_last_step_is_taken(tmp_path: Path) -> None:
+    save_ranks(tmp_path / "ckpts", {0: 1, 1: 1}, step=29999)
+    save_ranks(tmp_path / "ckpts", {0: 1}, step=6999)
+    assert find_splat(tmp_path) == find_splat(tmp_path / "ckpts") == tmp_path / "ckpts/ckpt_29999_rank0.pt"
+    assert len(load_splat(tmp_path)) == 2 * COUNT
+    inria = tmp_path / "inria"
+    for step in (7000, 30000):
+        (inria / f"point_cloud/iteration_{step}").mkdir(parents=True)
+        write_splat(inria / f"point_cloud/iteration_{step}/point_cloud.ply", gaussians())
+    assert find_splat(inria) == inria / "point_cloud/iteration_30000/point_cloud.ply"
+    (tmp_path / "run/nerfstudio_models").mkdir(parents=True)
+    (tmp_path / "run/nerfstudio_models/step-000029999.ckpt").touch()
+    assert find_splat(tmp_path / "run").name == "step-000029999.ckpt"
+
+
+def test_a_folder_without_a_splat_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ckpts").mkdir()
+    with pytest.raises(SplatError, match=r"no splat of gsplat .* in this folder; name the file"):
+        load_splat(tmp_path)
+    assert find_splat(tmp_path / "nothing.ply") == tmp_path / "nothing.ply"
 
 
 class Malicious:

@@ -3,7 +3,7 @@
     transforms.json     frames[]: file_path, transform_matrix (camera to world, OpenGL axes); for all frames or each:
                         fl_x, fl_y, cx, cy, w, h (or camera_angle_x), k1 ... k4, p1, p2, camera_model; optional:
                         ply_file_path (points, in the frame of the cameras, after applied_transform),
-                        train_ / val_ / test_filenames, mask_path
+                        train_ / val_ / test_filenames, mask_path, applied_transform, applied_scale
     masks/ and the like optional; segments: see masks.py
 
 Pixel centres lie at +0.5, as COLMAP's do, from which most of these files come. Pixels that a mask_path leaves out have
@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 LAYOUT = "transforms.json of nerfstudio or instant-ngp"
 
 PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
+
+
+SWAPPED = ((0, 1, 0, 0), (1, 0, 0, 0), (0, 0, -1, 0))
+"""applied_transform of the files that ns-process-data wrote before it told (nerfstudio_dataparser.py)."""
 
 
 def matches(path: Path) -> bool:
@@ -76,6 +80,7 @@ def read(path: Path, config: DataConfig) -> Scene:
         path, where, dict(zip((photo.name for photo in photos), found.values(), strict=True)), config
     )
     scene = scene_of(path, photos, config, points=points, colors=colors, test=test, hidden=hidden)
+    scene = replace(scene, applied_transform=_applied_transform(path, where, content))
     if train is None:
         return scene
     scene = replace(scene, train=tuple(view for view in scene.train if view.name in train))
@@ -193,6 +198,27 @@ def _points(path: Path, where: Path, content: dict[str, Any], config: DataConfig
             log.warning("%s: ply_file_path %s is missing; starting without its points", where, name)
         return torch.zeros(0, 3), torch.zeros(0, 3)
     return read_points(file)
+
+
+def _applied_transform(path: Path, where: Path, content: dict[str, Any]) -> Tensor | None:
+    """What nerfstudio's dataparser takes for it: a file from before it was written lies beside colmap/sparse/0."""
+    listed = content.get("applied_transform")
+    if listed is None:
+        if not (path / "colmap/sparse/0").is_dir():
+            return None
+        listed = SWAPPED
+    try:
+        matrix, scale = np.eye(4), float(content.get("applied_scale", 1.0))
+        matrix[:3] = np.array(listed, dtype=np.float64)[:3]
+        off = np.abs(matrix[:3, :3].T @ matrix[:3, :3] - np.eye(3)).max()
+        good = off < 1e-2 and np.linalg.det(matrix[:3, :3]) > 0 and 0 < scale < math.inf
+    except (TypeError, ValueError, OverflowError):
+        good = False
+    if not good:  # the cameras do not depend on it
+        log.warning("%s: applied_transform is no rotation with a translation; passed over", where)
+        return None
+    matrix[:3] *= scale
+    return torch.from_numpy(matrix)
 
 
 def _split(

@@ -55,16 +55,23 @@ def _numbers_of_numpy() -> AbstractContextManager[Any]:
 
 
 def read(path: Path, content: Any) -> Gaussians:
-    """The Gaussians of a checkpoint that is loaded, and of those of the other ranks beside it, rank by rank."""
-    tensors = [_checked(path, content)]
-    for other in _other_ranks(path):
-        tensors.append(_checked(other, load(other)))
-    by_rank = sorted(zip([path, *_other_ranks(path)], tensors, strict=True), key=lambda pair: _rank(pair[0]))
-    if len(by_rank) > 1:
-        if len({own["shN"].shape[1] for _, own in by_rank}) > 1:
+    """The Gaussians of a checkpoint that is loaded, and of those of the other ranks beside it, rank by rank.
+
+    Raises SplatError where a rank is missing among them, and for ranks that do not belong together.
+    """
+    ranks = sorted([path, *_other_ranks(path)], key=_rank)
+    numbers = [_rank(one) for one in ranks]
+    if len(ranks) > 1 and (missing := sorted(set(range(numbers[-1])) - set(numbers))):
+        raise SplatError(
+            f"{path}: rank {missing[0]} is missing beside ranks {', '.join(map(str, numbers))}: each has a part of the "
+            "scene; copy it there, or this file to a folder of its own to go without the others"
+        )
+    parts = [_checked(one, content if one == path else load(one)) for one in ranks]
+    if len(parts) > 1:
+        if len({own["shN"].shape[1] for own in parts}) > 1:
             raise SplatError(f"{path}: ranks of different degrees; are they of one training?")
-        log.warning("%s: with the Gaussians of %d ranks", path, len(by_rank))
-    joined = {name: torch.cat([own[name] for _, own in by_rank]) for name in _NAMES}
+        log.warning("%s: with the Gaussians of %d ranks", path, len(parts))
+    joined = {name: torch.cat([own[name] for own in parts]) for name in _NAMES}
     return Gaussians(
         means=joined["means"],
         quats=joined["quats"],
