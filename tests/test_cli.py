@@ -132,13 +132,15 @@ def test_a_finished_run_is_not_done_again(workplace: Path) -> None:
     assert (workplace / "runs/room/splat.ply").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("kind", ["ply", "checkpoint"])
+@pytest.mark.parametrize("kind", ["ply", "checkpoint", "folder"])
 def test_a_splat_is_lifted_onto_without_fitting(workplace: Path, tmp_path: Path, kind: str) -> None:
     fitted = splat = workplace / "runs/room/splat.ply"
-    if kind == "checkpoint":
+    if kind != "ply":
         g, splat = read_splat(fitted), tmp_path / "ckpt_59_rank0.pt"
         named = {"means": g.means, "quats": g.quats, "scales": g.log_scales, "opacities": g.logit_opacities}
         torch.save({"step": 59, "splats": named | {"sh0": g.sh0, "shN": g.shN}}, splat)
+    if kind == "folder":
+        splat = tmp_path
     arguments = ["fit", workplace / "room", "--run", "given", "--splat", splat, *SETTINGS]
     assert gslift(*arguments, cwd=tmp_path).returncode == 0
     assert (tmp_path / "given/splat.ply").read_bytes() == fitted.read_bytes()

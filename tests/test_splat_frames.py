@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from layouts import true_scene, write_nerfstudio
 from random_data import random_gaussians
 from rooms import ring
 from torch import Tensor
 
+from gs_lift.config import load_config
 from gs_lift.errors import SplatError
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import SH_C0
+from gs_lift.pipeline import fit_run, read_gaussians
+from gs_lift.ply import write_splat
 from gs_lift.rendering import render
 from gs_lift.rendering.reference import sh_bases
 from gs_lift.scene import Camera, Scene, View
@@ -202,6 +206,21 @@ def test_a_broken_nerfstudio_checkpoint_is_refused(
     path = write_run(tmp_path, checkpoint(gaussians(0), **{name: tensor}), similarity(0))
     with pytest.raises(SplatError, match=part):
         load_splat(path)
+
+
+def test_a_run_moves_it_to_the_cameras_of_its_scene(tmp_path: Path) -> None:
+    """The scene's applied_transform comes from its transforms.json; an antialiased splat stays one."""
+    settings = load_config(None, ["device=cpu", "data.check_splat=false", "lift.steps=2"])
+    applied = [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]
+    scene = write_nerfstudio(tmp_path / "scene", true_scene(), applied_transform=applied)
+    turned = Similarity(torch.tensor(applied, dtype=torch.float64)[:, :3], torch.zeros(3).double(), 1.0)
+    by, splat = similarity(1), gaussians(1)
+    write_run(tmp_path / "run", checkpoint(moved(splat, by)), by)  # from COLMAP's frame
+    made = fit_run(scene, settings, folder=tmp_path / "made", splat=tmp_path / "run")
+    assert torch.allclose(read_gaussians(made).means, moved(splat, turned).means, atol=1e-5)
+    write_splat(tmp_path / "mip.ply", replace(splat, antialiased=True))
+    made = fit_run(scene, settings, folder=tmp_path / "mip", splat=tmp_path / "mip.ply")
+    assert read_gaussians(made).antialiased
 
 
 # --- Where the cameras are --------------------------------------------------------------------------------------------
