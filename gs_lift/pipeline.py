@@ -82,7 +82,7 @@ def fit_run(
     reporter = reporter or SilentReporter()
     config = config.resolved()
     scene = load_scene(scene_path, config.data)
-    check_segments(scene)
+    segments = check_segments(scene)
     splat = find_splat(splat) if splat else None
     given = _given_splat(splat, scene, config) if splat else None
     run = start_run(
@@ -91,6 +91,7 @@ def fit_run(
         scene_path.resolve(),
         splat.resolve() if splat else None,
         config,
+        segments=segments,
         overwrite=overwrite,
         resume=resume,
     )

@@ -138,16 +138,26 @@ def latest_run(root: Path) -> Run:
 
 
 def start_run(
-    folder: Path, name: str, scene: Path, splat: Path | None, config: Config, *, overwrite: bool, resume: bool
+    folder: Path,
+    name: str,
+    scene: Path,
+    splat: Path | None,
+    config: Config,
+    *,
+    segments: str | None = None,
+    overwrite: bool,
+    resume: bool,
 ) -> Run:
-    """The run in `folder`, made or continued.
+    """The run in `folder`, made or continued. segments: a digest of the 2D segments, None = not looked at.
 
-    A folder that was made with another scene, splat or config is refused with the names of what differs, unless
-    `overwrite`: then the stages that the difference touches start again. `resume=False` starts all of them again.
+    A folder that was made with another scene, splat or config, or has lifted other segments, is refused with the names
+    of what differs, unless `overwrite`: then the stages that the difference touches start again. `resume=False` starts
+    all of them again.
     """
     run = Run(folder)
     splat_sha256 = sha256(splat) if splat else None
     identity = {"scene": str(scene), "splat": str(splat) if splat else None, "splat_sha256": splat_sha256}
+    identity |= {"segments": segments} if segments is not None else {}
     if run.begun and (folder / "run.json").exists():
         _reconcile(run, identity, config, overwrite)
         if not resume:
@@ -178,12 +188,16 @@ def _reconcile(run: Run, identity: dict[str, str | None], config: Config, overwr
         return
     stages = []
     changes = []
+    lifted = run.done("lift") or any(run.checkpoints("lift").glob("*.pt"))
     for key, value in identity.items():
-        if record.get(key) != value and not (
-            key == "splat" and record.get("splat_sha256") == identity["splat_sha256"]
-        ):
-            changes.append(f"{key} ({record.get(key)} -> {value})")
-            stages.append("points" if key == "scene" else "fit")
+        if record.get(key) == value:
+            continue
+        if key == "splat" and record.get("splat_sha256") == identity["splat_sha256"]:
+            continue
+        if key == "segments" and (key not in record or not lifted):  # nothing was learnt from the others
+            continue
+        changes.append(f"{key} ({record.get(key)} -> {value})")
+        stages.append({"scene": "points", "segments": "lift"}.get(key, "fit"))
     for name, (old, new) in differences(made_with, config).items():
         changes.append(f"{name} ({old} -> {new})")
         stages.append(stage_of_field(name))

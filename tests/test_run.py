@@ -145,3 +145,28 @@ def test_scoring_again_does_not_add_up(tmp_path: Path) -> None:
 )
 def test_a_setting_touches_its_stage_and_what_follows(field: str, stage: str) -> None:
     assert stage_of_field(field) == stage
+
+
+def test_other_segments_are_noticed_once_they_were_lifted(tmp_path: Path) -> None:
+    def begin(segments: str, *, overwrite: bool = False) -> Run:
+        return start_run(
+            tmp_path / "run",
+            "room",
+            Path("/room"),
+            None,
+            CONFIG,
+            segments=segments,
+            overwrite=overwrite,
+            resume=True,
+        )
+
+    run = begin("one")
+    run.result("fit").touch()
+    assert begin("two").record["segments"] == "two"  # nothing was learnt from the first ones
+    run.result("lift").touch()
+    begin("two")
+    with pytest.raises(RunError, match=r"segments \(two -> three\); use --overwrite"):
+        begin("three")
+    run = begin("three", overwrite=True)
+    assert run.done("fit")
+    assert not run.done("lift")

@@ -1,5 +1,6 @@
 """The training views as lifting sees them: candidate pixels, their segments, their rows of W."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -97,14 +98,19 @@ def prepare(
     return views, visibility.float(), evidence
 
 
-def check_segments(scene: Scene) -> None:
+def check_segments(scene: Scene) -> str:
     """Read the segments of all training views once: whoever waits for a fit shall not learn then that one is broken.
 
-    Raises SceneError for the first that is.
+    A digest of them, by which others are noticed. Raises SceneError for the first that is broken.
     """
+    digest = hashlib.blake2b(digest_size=8)
     for view in scene.train:
         if view.segments is not None:
-            read_segments(view, len(scene.classes))
+            segments = read_segments(view, len(scene.classes))
+            digest.update(view.name.encode())
+            for values in vars(segments).values():
+                digest.update(values.contiguous().numpy())
+    return digest.hexdigest()
 
 
 def read_segments(view: View, class_count: int) -> Segments:
