@@ -185,3 +185,40 @@ def write_nice_slam(folder: Path, scene: TrueScene) -> Path:
     camera = {"w": WIDTH, "h": HEIGHT, "fx": FX, "fy": FY, "cx": CX - 0.5, "cy": CY - 0.5, "scale": 6553.5}
     (folder.parent / "cam_params.json").write_text(json.dumps({"camera": camera}))
     return folder
+
+
+def write_messy_rooms(folder: Path, scene: TrueScene) -> Path:
+    """K is divided by the size; poses are positions and quaternions in Blender axes."""
+    write_photos(folder / "color", scene)
+    for name in ("detic_instance", "detic_semantic"):
+        (folder / name).mkdir()
+    for name, ids in zip(scene.names, scene.ids, strict=True):
+        np.save(folder / "detic_instance" / f"{name}.npy", ids)
+        np.save(folder / "detic_semantic" / f"{name}.npy", (ids > 0).astype(np.int64))
+    camera = {
+        "K": [[FX / WIDTH, 0, CX / WIDTH], [0, FY / HEIGHT, CY / HEIGHT], [0, 0, 1]],
+        "positions": [pose[:3, 3].tolist() for pose in scene.opengl],
+        "quaternions": [quat_wxyz(pose[:3, :3]).tolist() for pose in scene.opengl],
+    }
+    (folder / "metadata.json").write_text(json.dumps({"camera": camera}))
+    return folder
+
+
+CHAIR, WALL = 5, 1
+"""Among Panoptic Lifting's classes."""
+
+
+def write_panoptic_lifting(folder: Path, scene: TrueScene) -> Path:
+    """Its pixel centres lie at whole numbers; segments are chairs before a wall."""
+    write_photos(folder / "color", scene)
+    write_masks(folder / "m2f_instance", scene)
+    for name in ("pose", "intrinsic", "m2f_semantics"):
+        (folder / name).mkdir()
+    for name, viewmat, ids in zip(scene.names, scene.viewmats, scene.ids, strict=True):
+        np.savetxt(folder / "pose" / f"{name}.txt", np.linalg.inv(viewmat))
+        classes = np.where(ids > 0, CHAIR, WALL).astype(np.uint8)
+        Image.fromarray(classes).save(folder / "m2f_semantics" / f"{name}.png")
+    K = np.eye(4)
+    K[:2, :3] = [[FX, 0, CX - 0.5], [0, FY, CY - 0.5]]
+    np.savetxt(folder / "intrinsic" / "intrinsic_color.txt", K)
+    return folder

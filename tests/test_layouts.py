@@ -10,18 +10,22 @@ import pytest
 import torch
 from commands import python
 from layouts import (
+    CHAIR,
     CX,
     CY,
     FX,
     FY,
     HEIGHT,
+    WALL,
     WIDTH,
     TrueScene,
     true_scene,
     write_colmap,
     write_masks,
+    write_messy_rooms,
     write_nerfstudio,
     write_nice_slam,
+    write_panoptic_lifting,
     write_photos,
     write_points,
     write_polycam,
@@ -29,7 +33,7 @@ from layouts import (
 from PIL import Image
 from scipy.interpolate import griddata
 
-from gs_lift.datasets import DataConfig, load_scene
+from gs_lift.datasets import DataConfig, layout_of, load_scene
 from gs_lift.datasets.lens import MODELS, lenses_of
 from gs_lift.errors import ConfigError, GsLiftError, SceneError
 from gs_lift.scene import Scene
@@ -58,11 +62,8 @@ def views_of(scene: Scene) -> list:
     return sorted((*scene.train, *scene.test), key=lambda view: view.name)
 
 
-def test_every_layout_gives_the_same_scene(layout: str, tmp_path: Path) -> None:
-    folder = WRITERS[layout](tmp_path / "data" / "room", SCENE)
-    scene = load_scene(folder, AS_IS)
-    assert scene.name == "room"
-    assert [view.name[-4:] for view in scene.test] == ["0000"]
+def check_views(scene: Scene, classes: tuple[int, int] = (0, 1)) -> None:
+    """Cameras, photos and segments are the true ones; classes: of what is in no segment, and of what is in one."""
     views = views_of(scene)
     assert [view.name[-4:] for view in views] == SCENE.names
     for view, photo, viewmat, ids in zip(views, SCENE.photos, SCENE.viewmats, SCENE.ids, strict=True):
@@ -73,7 +74,15 @@ def test_every_layout_gives_the_same_scene(layout: str, tmp_path: Path) -> None:
         assert torch.equal((view.image() * 255).round().to(torch.uint8), torch.from_numpy(photo))
         segments = view.segments()
         assert torch.equal(segments.instance, torch.from_numpy(np.where(ids > 0, ids, -1)))
-        assert torch.equal(segments.semantic, torch.from_numpy((ids > 0).astype(np.int64)))
+        assert torch.equal(segments.semantic, torch.from_numpy(np.where(ids > 0, classes[1], classes[0])))
+
+
+def test_every_layout_gives_the_same_scene(layout: str, tmp_path: Path) -> None:
+    folder = WRITERS[layout](tmp_path / "data" / "room", SCENE)
+    scene = load_scene(folder, AS_IS)
+    assert scene.name == "room"
+    assert [view.name[-4:] for view in scene.test] == ["0000"]
+    check_views(scene)
     if layout in WITH_POINTS:
         order = np.lexsort(scene.points.numpy().T)
         wanted = np.lexsort(SCENE.means.T)
@@ -81,6 +90,19 @@ def test_every_layout_gives_the_same_scene(layout: str, tmp_path: Path) -> None:
         assert np.array_equal((scene.colors.numpy()[order] * 255).round(), SCENE.colors[wanted])
     else:
         assert len(scene.points) == 0
+
+
+def test_the_layouts_with_segments_of_their_own_give_it_too(tmp_path: Path) -> None:
+    messy = load_scene(write_messy_rooms(tmp_path / "messy", SCENE), AS_IS)
+    panoptic = load_scene(write_panoptic_lifting(tmp_path / "panoptic", SCENE), AS_IS)
+    check_views(messy)
+    check_views(panoptic, (WALL, CHAIR))
+    assert [view.name for view in messy.test] == ["0004", "0005"]
+    assert [view.name for view in panoptic.test] == ["0000"]
+    assert {layout_of(tmp_path / name) for name in ("messy", "panoptic")} == {
+        "messy_rooms",
+        "panoptic_lifting",
+    }
 
 
 def test_nice_slam_has_depth_in_metres_and_says_that_it_has_no_truth(
