@@ -26,6 +26,9 @@ MAX_MATRIX_BYTES = 2**12
 MAX_JSON_BYTES = 64 * 2**20
 """More than a million poses; a larger file is not what it says."""
 
+MAX_PIXELS = 2**26
+"""Of a map that is no PNG; painting it takes 1 GB. Pillow's limit for a PNG is a third more."""
+
 MAX_HEADER_BYTES = 2**14
 """Of an array in an archive; numpy reads no longer ones."""
 
@@ -194,7 +197,7 @@ def read_id_image(path: Path, width: int, height: int) -> np.ndarray:
 
 
 def read_ids_or_colors(path: Path) -> np.ndarray:
-    """A PNG's ids as int64 [H W] (grey of 8 or 16 bits, a palette's indices), or its colours as uint8 [H W 3]."""
+    """A PNG's ids as int32 [H W] (grey of 8 or 16 bits, a palette's indices), or its colours as uint8 [H W 3]."""
     with _opened(path) as image:
         if image.format != "PNG":
             raise SceneError(f"{path}: a {image.format}, which blurs ids; wanted a PNG")
@@ -202,16 +205,34 @@ def read_ids_or_colors(path: Path) -> np.ndarray:
             return np.array(image)[..., :3]
         if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
             raise SceneError(f"{path}: pixels of mode {image.mode}; wanted ids as grey, palette or RGB")
-        return np.array(image).astype(np.int64)
+        return np.array(image).astype(np.int32)
 
 
 def open_array(path: Path, shape: tuple[int, int], kinds: str) -> np.ndarray:
-    """A `.npy` file of `shape` whose dtype is one of `kinds` (numpy's letters), mapped but not read.
+    """A `.npy` file of `shape` whose dtype is one of `kinds` (numpy's letters), mapped but not read."""
+    array = map_array(path)
+    if array.dtype.kind not in kinds:
+        wanted = "whole numbers" if "u" in kinds else "floats"
+        raise SceneError(f"{path}: dtype {array.dtype}; wanted {wanted}")
+    if array.shape != shape:
+        height, width = shape
+        raise SceneError(
+            f"{path}: shape {array.shape}; wanted ({height}, {width}), the photo's height and width; "
+            "resize it by nearest neighbour"
+        )
+    return array
+
+
+def map_array(path: Path) -> np.ndarray:
+    """A `.npy` file of any shape and dtype, mapped but not read.
 
     Pickled objects are refused; a header that promises more than the file holds allocates nothing.
     """
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with warnings.catch_warnings():
+            # A size that overflows is a warning to numpy, which then maps something else.
+            warnings.simplefilter("error", RuntimeWarning)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise SceneError(f"{path}: missing") from None
     except OSError as error:
@@ -223,15 +244,6 @@ def open_array(path: Path, shape: tuple[int, int], kinds: str) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         array.close()
         raise SceneError(f"{path}: an archive of arrays; wanted one plain .npy array")
-    if array.dtype.kind not in kinds:
-        wanted = "whole numbers" if "u" in kinds else "floats"
-        raise SceneError(f"{path}: dtype {array.dtype}; wanted {wanted}")
-    if array.shape != shape:
-        height, width = shape
-        raise SceneError(
-            f"{path}: shape {array.shape}; wanted ({height}, {width}), the photo's height and width; "
-            "resize it by nearest neighbour"
-        )
     return array
 
 
@@ -312,6 +324,13 @@ def read_confidence(path: Path, shape: tuple[int, int]) -> np.ndarray:
     if not ((array >= 0) & (array <= 1)).all():  # NaN included
         raise SceneError(f"{path}: values outside 0..1; wanted probabilities")
     return array
+
+
+def check_pixels(path: Path, shape: tuple[int, ...]) -> None:
+    if len(shape) != 2 or not 0 < shape[0] * shape[1] <= MAX_PIXELS or min(shape) < 1:
+        raise SceneError(
+            f"{path}: a map of shape {str(tuple(shape))[:60]}; wanted [H W] of at most {MAX_PIXELS} pixels"
+        )
 
 
 def check_image_size(path: Path, width: int, height: int) -> None:
