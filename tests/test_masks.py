@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import pickle
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,10 @@ from PIL import Image
 from rooms import write_room
 
 from gs_lift.datasets import DataConfig, load_scene
-from gs_lift.datasets.mask_files import MAX_PIXELS, decode_rle, read_mask, run_lengths
+from gs_lift.datasets.files import MAX_PIXELS
+from gs_lift.datasets.mask_files import read_mask
 from gs_lift.datasets.masks import find_masks
+from gs_lift.datasets.rle import decode, run_lengths
 from gs_lift.datasets.scannet import CLASSES as SCANNET_CLASSES
 from gs_lift.errors import ConfigError, SceneError
 from gs_lift.segmentation import VOID, Segments
@@ -156,14 +159,83 @@ def test_run_lengths_are_unpacked_as_they_were_packed(seed: int) -> None:
         (np.diff(mask.T.ravel().astype(int)) != 0).sum()
     )
     for counts in (run_lengths(mask), packed(run_lengths(mask))):
-        assert (decode_rle(Path("a"), {"size": [40, 57], "counts": counts}) == mask).all()
+        assert (decode(Path("a"), {"size": [40, 57], "counts": counts}) == mask).all()
 
 
 def test_a_string_of_pycocotools_is_read() -> None:
     # pycocotools.mask.encode of ones in rows 2:9, columns 3:8 of 12 x 10.
     mask = np.zeros((12, 10), bool)
     mask[2:9, 3:8] = True
-    assert (decode_rle(Path("a"), {"size": [12, 10], "counts": "V1750000000f0"}) == mask).all()
+    assert (decode(Path("a"), {"size": [12, 10], "counts": "V1750000000f0"}) == mask).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_run_lengths_are_those_of_pycocotools(seed: int) -> None:
+    mask_api = pytest.importorskip("pycocotools.mask")
+    mask = np.random.default_rng(seed).random((37, 301)) < (0.5, 0.01, 0.999, 0)[seed]
+    theirs = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))
+    counts = theirs["counts"].decode()
+    assert (decode(Path("a"), {"size": [37, 301], "counts": counts}) == mask).all()
+    assert packed(run_lengths(mask)) == counts
+
+
+@pytest.mark.parametrize(
+    ("said", "confidence"),
+    [
+        ({"predicted_iou": 0.5, "stability_score": 0.75}, 0.5),
+        ({"stability_score": 0.75}, 0.75),
+        ({"score": 0.25}, 0.25),
+        ({"predicted_iou": 1.01}, 1),
+        ({}, 1),
+    ],
+)
+def test_a_mask_is_as_sure_as_the_first_score_that_it_has(
+    said: dict[str, float], confidence: float, tmp_path: Path
+) -> None:
+    (tmp_path / "a.json").write_text(
+        json.dumps([{"segmentation": {"size": [3, 4], "counts": [0, 12]}} | said])
+    )
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.full((3, 4), 255, np.uint8)).save(tmp_path / "a" / "0.png")
+    (tmp_path / "a" / "metadata.csv").write_text(
+        f"{','.join(['id', *said])}\n{','.join(['0', *map(str, said.values())])}\n"
+    )
+    for name in ("a.json", "a"):
+        assert read_mask(tmp_path / name).confidence == pytest.approx(confidence)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        IDS[None],
+        np.stack([(one == IDS) * np.uint8(255) for one in (7, 2, 5)]),
+        np.stack([(one == IDS) * 1.0 for one in (7, 2, 5)]),
+    ],
+    ids=["ids of one channel", "0 and 255", "0.0 and 1.0"],
+)
+def test_masks_may_be_numbers_and_ids_may_have_a_channel(array: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", array)
+    assert same_partition(read_mask(tmp_path / "a.npy").instance, IDS)
+
+
+def test_masks_one_over_another_take_the_memory_of_one_map(tmp_path: Path) -> None:
+    side, count = 1000, 60
+    entries = [
+        {
+            "segmentation": {
+                "size": [side, side],
+                "counts": [0, (count - place) * 1000, place * 1000 + 940_000],
+            }
+        }
+        for place in range(count)
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(entries))
+    tracemalloc.start()
+    raw = read_mask(tmp_path / "a.json")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * side * side  # bytes; a stack of the masks alone takes 60
+    assert np.unique(raw.instance).tolist() == [-1, *range(1, count + 1)]
 
 
 def test_the_smaller_of_two_masks_lies_on_top(tmp_path: Path) -> None:
@@ -213,6 +285,18 @@ def test_coco_panoptic_brings_its_classes(where: str, tmp_path: Path) -> None:
     assert (found.semantic.numpy() == wanted).all()
 
 
+def test_other_json_files_do_not_hide_the_panoptic_one(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    write_rgb(tmp_path / "masks" / "a.png")
+    for name in ("captions", "instances", "keypoints"):
+        (tmp_path / "masks" / f"{name}.json").write_text('{"annotations": [{"id": 1}]}')
+    content = {"annotations": [{"file_name": "a.png", "segments_info": []}], "categories": CATEGORIES}
+    (tmp_path / "masks" / "panoptic.json").write_text(json.dumps(content))
+    masks = find_masks(tmp_path, ["a"], AUTO)
+    assert masks is not None
+    assert masks.classes.names == ("wall", "chair", "cup")
+
+
 def test_a_ptz_brings_scannets_classes_and_confidences(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     content = {
@@ -232,6 +316,53 @@ def test_a_ptz_brings_scannets_classes_and_confidences(tmp_path: Path) -> None:
     assert (found.instance.numpy() == np.where(IDS == 7, 7, -1)).all()
     assert (found.semantic.numpy() == np.select([IDS == 7, IDS == 2], [5, 1], VOID)).all()
     assert (found.confidence == 0.75).all()
+
+
+# --- Confidence beside ------------------------------------------------------------------------------------------------
+
+SURE = np.arange(12, dtype=np.float32).reshape(3, 4) / 16
+
+
+def test_an_archive_beside_has_the_confidence_of_each_pixel(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    write_grey8(tmp_path / "masks" / "a")
+    np.savez_compressed(tmp_path / "masks" / "a.npz", confidence=SURE, probability=np.ones((3, 4, 2)))
+    segments = read(tmp_path)
+    assert (segments.instance.numpy() == np.where(IDS > 0, IDS, -1)).all()
+    assert (segments.confidence.numpy() == SURE).all()
+    larger = read(tmp_path, 2 * WIDTH, 2 * HEIGHT).confidence.numpy()
+    assert (larger == np.kron(SURE, np.ones((2, 2)))).all()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "part"),
+    [
+        ({"probability": SURE}, "no array `confidence`"),
+        ({"confidence": SURE.ravel()}, r"shape (12,) of `confidence`"),
+        ({"confidence": SURE[:1]}, "4x1 pixels, another shape than the photo's 4x3"),
+        ({"confidence": SURE + 1}, "`confidence` outside 0..1"),
+        ({"confidence": SURE * np.nan}, "`confidence` outside 0..1"),
+        ({"confidence": IDS}, "`confidence` has dtype int64"),
+        ({"confidence": np.array([Ellipsis])}, "`confidence` has dtype object"),
+    ],
+)
+def test_a_broken_confidence_is_refused_in_one_line(
+    arrays: dict[str, np.ndarray], part: str, tmp_path: Path
+) -> None:
+    (tmp_path / "masks").mkdir()
+    write_grey8(tmp_path / "masks" / "a")
+    np.savez(tmp_path / "masks" / "a.npz", **arrays)
+    with pytest.raises(SceneError) as caught:
+        read(tmp_path)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_confidence_without_segments_is_none(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    np.savez(tmp_path / "masks" / "a.npz", confidence=SURE)
+    with pytest.raises(SceneError, match=r"masks: no \.png \.json"):
+        find_masks(tmp_path, ["a"], AUTO)
 
 
 # --- Names and sizes --------------------------------------------------------------------------------------------------
@@ -365,6 +496,23 @@ def jpeg() -> bytes:
     return buffer.getvalue()
 
 
+def npy_of(header: str) -> bytes:
+    """An array of zeros with a header that numpy did not write."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(48)
+
+
+def surely(**fields: object) -> bytes:
+    return json.dumps([{"segmentation": {"size": [3, 4], "counts": [0, 12]}} | fields]).encode()
+
+
+def ptz(**fields: object) -> bytes:
+    content = {
+        "mask": torch.from_numpy(IDS),
+        "segments": [{"id": 7, "isthing": True, "category_id": 5}],
+    } | fields
+    return gzip.compress(torch_bytes(content))
+
+
 def rle(**fields: object) -> bytes:
     return json.dumps([{"segmentation": {"size": [3, 4], "counts": [0, 12]} | fields}]).encode()
 
@@ -394,6 +542,50 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
         "a.json",
         json.dumps([{"segmentation": {"size": [3, 4], "counts": [12]}, "predicted_iou": "high"}]).encode(),
         "predicted_iou is 'high'",
+    ),
+    "surer than any float": ("a.json", surely(predicted_iou=10**400), "wanted a finite number"),
+    "sure by nan": ("a.json", surely(stability_score=float("nan")), "stability_score is nan"),
+    "run lengths of thousands of digits": (
+        "a.json",
+        rle(counts=[int("9" * 4300)] * 2),
+        "run lengths that are no counts",
+    ),
+    "masks of two sizes": (
+        "a.json",
+        json.dumps([{"segmentation": {"size": [one, 4], "counts": [4 * one]}} for one in (3, 6)]).encode(),
+        "masks of 2 sizes",
+    ),
+    "masks that cover more than any photo": (
+        "a.json",
+        json.dumps([{"segmentation": {"size": [8192, 8192], "counts": [0, 2**26]}}] * 65).encode(),
+        "65 masks of 8192x8192 pixels",
+    ),
+    "npy of a header that does not end": ("a.npy", npy_of("((("), "not a plain .npy"),
+    "npy of more pixels than there are numbers": (
+        "a.npy",
+        npy_of("{'descr': '<i4', 'fortran_order': False, 'shape': (99999999999999999999, 4)}\n"),
+        "not a plain .npy",
+    ),
+    "npy of several ids in one mask": ("a.npy", npy(np.stack([IDS, IDS])), "several numbers in one mask"),
+    "npy of masks of nan": ("a.npy", npy(np.full((2, 3, 4), np.nan)), "several numbers in one mask"),
+    "npy of soft masks": ("a.npy", npy(np.linspace(0, 1, 24).reshape(2, 3, 4)), "several numbers"),
+    "a sparse pt": ("a.pt", torch_bytes(torch.eye(4)[:3].to_sparse()), "holds a tensor of torch.float32"),
+    "a complex pt": ("a.pt", torch_bytes(torch.zeros(3, 4, dtype=torch.complex64)), "wanted ids [H W]"),
+    "a ptz of an endless id": (
+        "a.ptz",
+        ptz(segments=[{"id": float("inf"), "isthing": True, "category_id": 5}]),
+        "no whole numbers",
+    ),
+    "a ptz of a sparse mask": ("a.ptz", ptz(mask=torch.eye(4)[:3].to_sparse()), "holds a tensor of"),
+    "a ptz of a complex mask": (
+        "a.ptz",
+        ptz(mask=torch.zeros(3, 4, dtype=torch.complex64)),
+        "a mask of complex64",
+    ),
+    "a ptz that repeats one number": (
+        "a.ptz",
+        ptz(mask=torch.zeros(1, dtype=torch.uint8).expand(8000, 8000)),
+        "more than the file holds",
     ),
     "a pickle called npy": ("a.npy", npy(np.array([Runs()], dtype=object)), "not a plain .npy"),
     "npy of fractions": ("a.npy", npy(IDS + 0.5), "fractions among the ids"),
@@ -460,6 +652,16 @@ def test_a_broken_file_is_refused_in_one_line(
             {"annotations": [{"file_name": "b.png", "segments_info": []}], "categories": CATEGORIES},
             "not in the annot",
         ),
+        *(
+            (
+                {
+                    "annotations": [{"file_name": "a.png", "segments_info": [{"id": id, "category_id": 40}]}],
+                    "categories": CATEGORIES,
+                },
+                "is no whole number of an id",
+            )
+            for id in (float("inf"), float("nan"), 7.5, -1, 2**31)
+        ),
     ],
 )
 def test_a_broken_coco_file_is_refused(content: dict[str, object], part: str, tmp_path: Path) -> None:
@@ -468,6 +670,32 @@ def test_a_broken_coco_file_is_refused(content: dict[str, object], part: str, tm
     (tmp_path / "masks.json").write_text(json.dumps(content))
     with pytest.raises(SceneError, match=part.replace("(", r"\(")):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("id", ["", "x", "-1", "\u00b2", "9" * 5000])
+def test_a_broken_list_of_masks_is_refused(id: str, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    write_sam_folder(tmp_path / "masks" / "a")
+    (tmp_path / "masks" / "a" / "metadata.csv").write_text(f"id,predicted_iou\n{id},0.9\n", encoding="utf-8")
+    with pytest.raises(SceneError, match=r"metadata\.csv: wanted one row with an `id`"):
+        read(tmp_path)
+
+
+def test_masks_of_two_sizes_in_a_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    write_sam_folder(tmp_path / "masks" / "a")
+    Image.fromarray(np.zeros((6, 8), np.uint8)).save(tmp_path / "masks" / "a" / "1.png")
+    with pytest.raises(SceneError, match="wanted masks of one size"):
+        read(tmp_path)
+
+
+def test_segments_in_different_classes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    write_grey8(tmp_path / "masks" / "a")
+    (tmp_path / "masks" / "b.ptz").write_bytes(ptz())
+    with pytest.raises(SceneError, match=r"a\.png and b\.ptz are in different classes"):
+        find_masks(tmp_path, ["a", "b"], AUTO)
+    assert find_masks(tmp_path, ["a"], AUTO) is not None
 
 
 def test_two_files_for_one_photo_are_refused(tmp_path: Path) -> None:
@@ -486,6 +714,39 @@ def test_a_link_out_of_the_scene_is_refused_unless_allowed(tmp_path: Path) -> No
     with pytest.raises(SceneError, match="leads out of the scene folder"):
         find_masks(root, ["a"], AUTO)
     assert find_masks(root, ["a"], DataConfig(allow_outside=True)) is not None
+
+
+def test_a_link_to_a_panoptic_json_out_of_the_scene_is_refused_unless_allowed(tmp_path: Path) -> None:
+    content = {"annotations": [{"file_name": "a.png", "segments_info": []}], "categories": CATEGORIES}
+    (tmp_path / "secret.json").write_text(json.dumps(content))
+    root = tmp_path / "scene"
+    (root / "masks").mkdir(parents=True)
+    write_rgb(root / "masks" / "a.png")
+    for link in (root / "masks" / "all.json", root / "masks.json"):
+        link.symlink_to(tmp_path / "secret.json")
+        with pytest.raises(SceneError, match="leads out of the scene folder"):
+            find_masks(root, ["a"], AUTO)
+        assert find_masks(root, ["a"], DataConfig(allow_outside=True)) is not None
+        link.unlink()
+
+
+def test_a_link_to_a_confidence_out_of_the_scene_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "secret.npz", confidence=SURE)
+    root = tmp_path / "scene"
+    (root / "masks").mkdir(parents=True)
+    write_grey8(root / "masks" / "a")
+    (root / "masks" / "a.npz").symlink_to(tmp_path / "secret.npz")
+    with pytest.raises(SceneError, match="leads out of the scene folder"):
+        find_masks(root, ["a"], AUTO)
+
+
+def test_a_folder_that_the_user_names_may_lie_anywhere(tmp_path: Path) -> None:
+    root = tmp_path / "scene"
+    for folder in (root, tmp_path / "mine"):
+        folder.mkdir()
+    write_grey8(tmp_path / "mine" / "a")
+    for name in ("../mine", str(tmp_path / "mine"), str(root / ".." / "mine")):
+        assert find_masks(root, ["a"], DataConfig(segments=name)) is not None
 
 
 def test_names_that_do_not_match_are_shown_side_by_side(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from gs_lift.datasets import files
-from gs_lift.datasets.mask_files import run_lengths
+from gs_lift.datasets.rle import run_lengths
 from gs_lift.errors import BackendError, ConfigError, SceneError
 from gs_lift.files import write_atomic, write_text_atomic
 from gs_lift.progress import OnStep
