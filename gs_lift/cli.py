@@ -150,9 +150,56 @@ def segment(
     if granularity is not None:
         changes["granularity"] = granularity
     instances = segment_run(chosen, changes=changes, constraints=constraints, reporter=reporter)
-    reporter.say(f"{chosen.name}: {len(instances)} objects")
+    reporter.say(f"{chosen.name}: {len(instances.present)} objects")
     for path in write_outputs(chosen, out):
         reporter.say(f"wrote {path}")
+
+
+@app.command()
+def edit(
+    run: RunFolder = None,
+    merge: Annotated[list[str] | None, typer.Option(help="A,B[,...]: these objects are one.")] = None,
+    split: Annotated[list[int] | None, typer.Option(help="A: this object is several.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="A=NAME: what you call it; A= for no name.")] = None,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="A=CLASS, one of things.")] = None,
+    delete: Annotated[list[int] | None, typer.Option(help="A: this object is none.")] = None,
+    undo: Annotated[
+        int, typer.Option("--undo", count=True, help="Take the last edit back, before all else.")
+    ] = 0,
+    redo: Annotated[int, typer.Option("--redo", count=True, help="Make again what was undone.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="labels.ply to write; the one that was written last if left out.")
+    ] = None,
+) -> None:
+    """Correct a run's objects; the edits outlast every re-cut. Ids are those before the command; options repeat."""
+    from gs_lift.editing import Editor, parse_assignment, parse_ids
+    from gs_lift.pipeline import output_paths
+
+    reporter, chosen = _reporter(), _run(run)
+    if out is not None and out.suffix.lower() != ".ply":
+        raise ConfigError(f"--out {out}: wanted a name that ends in .ply")
+    if out is not None:
+        output_paths(chosen, out)
+    editor = Editor(chosen, reporter=reporter)
+    for _ in range(undo):
+        reporter.say(f"undone: {editor.undo().said}")
+    for _ in range(redo):
+        reporter.say(f"done again: {editor.redo().said}")
+    edits = [
+        *(editor.merging(parse_ids(one)) for one in merge or []),
+        *(editor.splitting(one) for one in split or []),
+        *(editor.naming(*parse_assignment("--name", one)) for one in name or []),
+        *(editor.classing(*parse_assignment("--class", one)) for one in classes or []),
+        *(editor.deleting(one) for one in delete or []),
+    ]
+    if edits:
+        editor.do(*edits)
+    for place, made in enumerate(editor.edits.done, start=1):
+        reporter.say(f"{place:3}  {made.said}{editor.outcome(made)}")
+    reporter.say(f"{chosen.name}: {len(editor.instances.present)} objects, {len(editor.edits.done)} edits")
+    if out is not None or ((edits or undo or redo) and editor.labels is not None):
+        for path in editor.write_outputs(out):
+            reporter.say(f"wrote {path}")
 
 
 @app.command("eval")

@@ -197,25 +197,26 @@ def segments_quality(scene: Scene) -> FrameQuality | None:
     return quality if quality.images else None
 
 
-def views_of_instances(
-    views: Sequence[View],
-    gaussians: Gaussians,
-    instances: Instances,
-    *,
-    minimum_pixels: float = 15.0,
-    backend: str = "cpu",
-) -> list[list[str]]:
-    """For each instance the names of the views in which it covers `minimum_pixels` or more, summed over its shares."""
-    names: list[list[str]] = [[] for _ in range(len(instances))]
-    labels = instances.labels.cpu()
+def weight_in_views(views: Sequence[View], gaussians: Gaussians, *, backend: str = "cpu") -> Sparse:
+    """[V N] How much each view shows of each Gaussian: blending weight, summed over its pixels."""
+    rows = []
     for view in views:
         weights = blending_weights(gaussians, view.camera, backend=backend)
-        label = labels[weights.indices.long()]
-        taken = label >= 0
-        area = torch.bincount(label[taken], weights=weights.values[taken].double(), minlength=len(instances))
-        for instance in torch.nonzero(area >= minimum_pixels)[:, 0].tolist():
-            names[instance].append(view.name)
-    return names
+        total = weights.totals().double().numpy()
+        rows.append(scipy.sparse.csr_array(total[None]))
+    return scipy.sparse.vstack(rows, format="csr") if rows else Sparse((0, len(gaussians)))
+
+
+def views_of_instances(
+    views: Sequence[View], shown: Sparse, instances: Instances, *, minimum_pixels: float = 15.0
+) -> list[list[str]]:
+    """For each instance the names of the views in which it covers `minimum_pixels` or more, summed over its shares.
+
+    shown: `weight_in_views` of them.
+    """
+    area = (shown @ one_hot(instances.labels.cpu().numpy(), len(instances))).toarray()
+    seen = area >= minimum_pixels
+    return [[view.name for view, visible in zip(views, column, strict=True) if visible] for column in seen.T]
 
 
 def _picture_scores(gaussians: Gaussians, camera: Camera, truth: Tensor, backend: str) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gs_lift import ply
 from gs_lift.datasets.scannet import NYU40
-from gs_lift.errors import ConfigError, RunError, SplatError
+from gs_lift.errors import ConfigError, RunError, SplatError, listed
 from gs_lift.evaluation import panoptic
 from gs_lift.files import write_atomic, write_text_atomic
 from gs_lift.gaussians import Gaussians
@@ -55,10 +55,12 @@ class Labelled:
     @classmethod
     def of_run(cls, run: Run) -> "Labelled":
         instances, classes = read_instances(run), read_scene(run).classes
-        names = [classes.names[one] if one != VOID else None for one in instances.classes.tolist()]
-        return cls(
-            read_gaussians(run), instances.labels + 1, instances.scores, dict(enumerate(names, start=1))
-        )
+        semantic = instances.classes.tolist()
+        class_of = {
+            one + 1: classes.names[semantic[one]] if semantic[one] != VOID else None
+            for one in instances.present.tolist()
+        }
+        return cls(read_gaussians(run), instances.labels + 1, instances.scores, class_of)
 
     @classmethod
     def of_file(cls, path: Path) -> "Labelled":
@@ -89,9 +91,7 @@ class Labelled:
         """[N] Which Gaussians belong to objects of those ids or classes, by a score of min_score at least; or which do
         not. Raises ConfigError for an id or a class that is not there."""
         if unknown := [one for one in ids if one not in self.class_of]:
-            raise ConfigError(
-                f"--id {unknown[0]}: no such object; there are 1 to {max(self.class_of, default=0)}"
-            )
+            raise ConfigError(f"--id {unknown[0]}: no such object; there are {listed(sorted(self.class_of))}")
         there = {name for name in self.class_of.values() if name}
         if missing := [name for name in classes if name not in there]:
             raise ConfigError(

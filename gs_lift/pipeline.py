@@ -14,11 +14,12 @@ import torch
 
 from gs_lift import __version__, ply
 from gs_lift.checkpoint import Checkpoints
-from gs_lift.clustering import OF_THE_TREE, cluster, detections, read_constraints, recut_instances, saved_tree
+from gs_lift.clustering import OF_THE_TREE, cluster, detections, read_constraints, saved_tree
 from gs_lift.config import Config, config_hash
 from gs_lift.datasets import load_scene
+from gs_lift.edits import Edits, read_edits, splat_digest
 from gs_lift.errors import ConfigError, RunError, SplatError
-from gs_lift.evaluation import Scores, evaluate_by, panoptic, views_of_instances
+from gs_lift.evaluation import Scores, evaluate_by, panoptic, views_of_instances, weight_in_views
 from gs_lift.files import write_atomic, write_text_atomic
 from gs_lift.fitting import fit
 from gs_lift.gaussians import Gaussians
@@ -27,10 +28,12 @@ from gs_lift.lifting.views import check_segments
 from gs_lift.points import initial_points
 from gs_lift.progress import OnStep
 from gs_lift.protocols import RELEASED
+from gs_lift.recipe import Recipe
 from gs_lift.report import Strip, contact_sheet
 from gs_lift.run import STAGES, Run, sha256, start_run
 from gs_lift.scene import Scene
 from gs_lift.segmentation import Embeddings, Evidence, Instances, Parts
+from gs_lift.sparse import Sparse
 from gs_lift.splats import find_splat, load_splat
 from gs_lift.splats.frames import check_frame
 from gs_lift.threads import torch_on_one_thread
@@ -210,23 +213,24 @@ def read_embeddings(run: Run) -> Embeddings:
 
 def read_instances(run: Run) -> Instances:
     """The instances of a run, as it was cut last. Raises RunError if it was not segmented yet."""
-    return _read_segmentation(run)[0]
+    return read_segmentation(run)[0]
 
 
-def _read_segmentation(run: Run) -> tuple[Instances, dict[str, Any]]:
-    """The instances, and the fields of ClusterConfig and the constraints that their cut was made with."""
+def read_segmentation(run: Run) -> tuple[Instances, Recipe]:
+    """The instances of a run, and what their cut was made by. Raises RunError if it was not segmented yet."""
     _require(run, "segment")
     with _readable(run.result("segment")):
         saved = torch.load(run.result("segment"), weights_only=True)
         instances = Instances(**saved["instances"], parts=Parts(**saved["parts"]))
         saved_tree(instances.tree)  # a file of another version may lack something
-        return instances, json.loads(saved["cut"])
+        return instances, Recipe.from_json(json.loads(saved["cut"]))
 
 
-def _write_segmentation(run: Run, instances: Instances, cut: dict[str, Any]) -> None:
+def write_segmentation(run: Run, instances: Instances, recipe: Recipe) -> None:
+    """Make this the run's last cut; scores of another one are removed."""
     assert instances.parts is not None
     content = {name: value for name, value in vars(instances).items() if name != "parts"}
-    saved = {"instances": content, "parts": vars(instances.parts), "cut": json.dumps(cut)}
+    saved = {"instances": content, "parts": vars(instances.parts), "cut": json.dumps(recipe.to_json())}
     (run.folder / "scores.json").unlink(missing_ok=True)  # first: they are of another cut
     write_atomic(run.result("segment"), lambda file: torch.save(saved, file))
 
@@ -270,36 +274,34 @@ def segment_run(
     config = run.config
     if fixed := sorted(set(changes or {}) & set(OF_THE_TREE)):
         raise ConfigError(f"cluster.{fixed[0]}: another cut cannot change it; use --set and --overwrite")
-    cut = replace(config.cluster, **(changes or {}))
     written = read_constraints(constraints) if constraints else None
     if not run.done("segment"):
         gaussians, embeddings = read_gaussians(run), read_embeddings(run)
         classes = read_scene(run).classes
         with _timed(run, "segment", None, reporter):
             instances = cluster(embeddings, gaussians, classes, config.cluster, seed=config.seed)
-            _write_segmentation(run, instances, {})
+            write_segmentation(run, instances, Recipe())
         if (recall := float(instances.tree["recall"])) >= 0:
             reporter.say(f"segment: {recall:.1%} of the nearest neighbours were found")
-    instances, last = _read_segmentation(run)
-    if changes is None and written is None:
+    instances, last = read_segmentation(run)
+    recipe = last if changes is None and written is None else Recipe(dict(changes or {}), written)
+    if not run.edits.exists() and recipe.same_cut(last):
         return instances
-    wanted = dict(changes or {}) | ({"constraints": asdict(written)} if written else {})
-    if json.dumps(wanted) == json.dumps(last):
+    gaussians = read_gaussians(run)
+    recipe = replace(recipe, edits=read_run_edits(run, gaussians))
+    if recipe.same_cut(last):
         return instances
-    gaussians, embeddings = read_gaussians(run), read_embeddings(run)
-    classes = read_scene(run).classes
+    embeddings, classes = read_embeddings(run), read_scene(run).classes
     start = time.perf_counter()
-    resolved = None
-    if written is not None:
-        labels = scores = None
-        if written.names_instances:
-            free = recut_instances(instances, embeddings, gaussians, classes, cut)
-            labels, scores = free.labels.numpy(), free.scores.numpy()
-        resolved = written.resolve(len(gaussians), labels, scores)
-    instances = recut_instances(instances, embeddings, gaussians, classes, cut, constraints=resolved)
+    instances = recipe.instances(instances, embeddings, gaussians, classes, config.cluster)
     log.info("cut again in %.2f s", time.perf_counter() - start)
-    _write_segmentation(run, instances, wanted)
+    write_segmentation(run, instances, recipe)
     return instances
+
+
+def read_run_edits(run: Run, gaussians: Gaussians) -> Edits:
+    """The edits of a run. Raises ConstraintError where they are damaged, or of another splat."""
+    return read_edits(run.edits, len(gaussians), splat_digest(gaussians) if run.edits.exists() else None)
 
 
 def output_paths(run: Run, out: Path) -> list[Path]:
@@ -323,26 +325,52 @@ def output_paths(run: Run, out: Path) -> list[Path]:
 def write_outputs(run: Run, out: Path) -> list[Path]:
     """labels.ply at `out` with labels.json and instances.ply beside it; the paths that were written.
 
-    Raises RunError where one of them would replace a file of the run, or the splat that it was given.
+    The run remembers `out`: edits write it again. Raises RunError where one of them would replace a file of the run, or
+    the splat that it was given.
     """
+    output_paths(run, out)
+    instances, recipe = read_segmentation(run)
+    gaussians = read_gaussians(run)
+    recipe = replace(recipe, edits=read_run_edits(run, gaussians))  # names may have changed since
+    return write_cut(run, out, gaussians, read_embeddings(run), read_scene(run), instances, recipe)
+
+
+def write_cut(
+    run: Run,
+    out: Path,
+    gaussians: Gaussians,
+    embeddings: Embeddings,
+    scene: Scene,
+    instances: Instances,
+    recipe: Recipe,
+    *,
+    shown: Sparse | None = None,
+) -> list[Path]:
+    """What `write_outputs` writes, of what is in memory. shown: see `evaluation.weight_in_views`, None = find it."""
     _, described, painted = output_paths(run, out)
-    config, gaussians, embeddings = run.config, read_gaussians(run), read_embeddings(run)
-    instances, cut = _read_segmentation(run)
     comments = [
         f"gs_lift {__version__}",
-        f"config {config_hash(config)}",
+        f"config {config_hash(run.config)}",
         f"splat sha256 {run.record.get('splat_sha256') or sha256(run.result('fit'))}",
         "frame world: the frame of the scene's camera poses",
     ]
-    scene = read_scene(run)
-    views = views_of_instances(scene.train, gaussians, instances, backend=config.backend)
+    if shown is None:
+        shown = weight_in_views(scene.train, gaussians, backend=run.config.backend)
     found = detections(instances, embeddings.evidence) if embeddings.evidence else None
     ply.write_labels(out, gaussians, instances, comments=comments)
     described_objects = ply.labels_json(
-        gaussians, instances, scene.classes, embeddings, views=views, detections=found, cut=cut
+        gaussians,
+        instances,
+        scene.classes,
+        embeddings,
+        views=views_of_instances(scene.train, shown, instances),
+        detections=found,
+        names=recipe.edits.names(instances.labels),
+        cut=recipe.described,
     )
     write_text_atomic(described, described_objects)
     ply.write_instances(painted, gaussians, instances, comments=comments)
+    run.write_record(labels=str(out.resolve()))
     return [out, described, painted]
 
 

@@ -151,16 +151,18 @@ def labels_json(
     *,
     views: Sequence[Sequence[str]] | None = None,
     detections: tuple[Sequence[int], Sequence[int]] | None = None,
+    names: Mapping[int, str] | None = None,
     cut: Mapping[str, Any] | None = None,
 ) -> str:
     """What labels.ply says, one entry per object: id, class, colour, size, score, boxes of its Gaussians' centres.
 
-    Lengths are in world units. obb: the box along the principal axes (rows of `axes`). score: how probably it is an
-    object, 0..1. gaussian: the most certain one, counted from 0. visibility: total blending weight over the training
-    pixels, if the embeddings are given; views: names of the views that see it, if given. seen, detected: in how many of
-    the views with segments it is seen, and in how many of those a segment shows it, if `detections` has both. parts:
-    what it consists of, nested, each with the granularity from which on it is an object of its own. cut: the settings
-    that made these objects, if given.
+    An instance without Gaussians, which an edit took from it, has none. Lengths are in world units. obb: the box along
+    the principal axes (rows of `axes`). score: how probably it is an object, 0..1. gaussian: the most certain one,
+    counted from 0. visibility: total blending weight over the training pixels, if the embeddings are given; views:
+    names of the views that see it, if given. seen, detected: in how many of the views with segments it is seen, and in
+    how many of those a segment shows it, if `detections` has both. name: what the user calls it, if `names` has it.
+    parts: what it consists of, nested, each with the granularity from which on it is an object of its own. cut: the
+    settings that made these objects, if given.
     """
     labels, scores, means = _array(instances.labels), _array(instances.scores), _array(gaussians.means)
     certain = _array(instances.object_scores)
@@ -172,16 +174,18 @@ def labels_json(
         zip(palette(len(instances)).tolist(), instances.classes.tolist(), strict=True)
     ):
         members = order[bounds[i] : bounds[i + 1]]
+        if not len(members):
+            continue
         entry: dict[str, Any] = {
             "id": i + 1,
+            **({"name": names[i]} if names and i in names else {}),
             "class": classes.names[semantic] if 0 <= semantic < len(classes) else None,
             "color": color,
             "count": len(members),
         }
-        if len(members):
-            entry["score"] = round(float(certain[i]), 6)
-            entry["gaussian"] = int(members[scores[members].argmax()])
-            entry |= _boxes(means[members].astype(np.float64))
+        entry["score"] = round(float(certain[i]), 6)
+        entry["gaussian"] = int(members[scores[members].argmax()])
+        entry |= _boxes(means[members].astype(np.float64))
         if embeddings is not None:
             entry["visibility"] = round(
                 float(_array(embeddings.visibility)[members].sum(dtype=np.float64)), 3
@@ -197,7 +201,7 @@ def labels_json(
     lines = ",\n  ".join(objects)
     made_by = f'"cut": {json.dumps(cut)}, ' if cut is not None else ""
     return (
-        f'{{"instances": {len(instances)}, "gaussians": {len(labels)}, "none": {int((labels < 0).sum())}, '
+        f'{{"instances": {len(objects)}, "gaussians": {len(labels)}, "none": {int((labels < 0).sum())}, '
         + made_by
         + '"objects": ['
         + (f"\n  {lines}\n" if objects else "")

@@ -7,6 +7,7 @@ points.npz      starting points         (stage points)
 splat.ply       the Gaussians           (stage fit)
 embeddings.pt   what lifting learnt     (stage lift)
 instances.pt    the objects             (stage segment)
+edits.json      what the user has corrected (see edits.py)
 fit/ lift/      checkpoints while a stage runs
 """
 
@@ -90,8 +91,17 @@ class Run:
         """Whether any stage has left a result or a checkpoint."""
         return any(self.done(stage) or any(self.checkpoints(stage).glob("*.pt")) for stage in STAGES)
 
+    @property
+    def edits(self) -> Path:
+        return self.folder / "edits.json"
+
     def remove_results(self, stage: str) -> None:
-        """Remove what `stage` and all that follow from it have written."""
+        """Remove what `stage` and all that follow from it have written.
+
+        Edits name rows of the splat: with another one they are put aside, as edits.old.json.
+        """
+        if STAGES.index(stage) <= STAGES.index("fit") and self.edits.exists():
+            self.edits.replace(self.folder / "edits.old.json")
         for later in STAGES[STAGES.index(stage) :]:
             self.result(later).unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints(later), ignore_errors=True)

@@ -114,7 +114,8 @@ SURE = 0.93
 class Instances:
     """The objects of a scene.
 
-    labels: instance of each Gaussian, -1 = none; instances are numbered by falling size.
+    labels: instance of each Gaussian, -1 = none; instances are numbered by falling size. After edits an instance keeps
+        its number: one may have no Gaussians.
     scores: confidence of each Gaussian's label in 0..1, 0 where it has none.
     classes: semantic class of each instance.
     tree: what a re-cut needs (see clustering.recut_instances).
@@ -142,3 +143,8 @@ class Instances:
     def counts(self) -> Int[Tensor, "M"]:
         """Gaussians of each instance."""
         return torch.bincount(self.labels[self.labels >= 0], minlength=len(self))
+
+    @property
+    def present(self) -> Int[Tensor, "_"]:
+        """The instances that have Gaussians."""
+        return torch.nonzero(self.counts)[:, 0]

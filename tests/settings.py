@@ -1,6 +1,11 @@
 """The tiny room and the tiny settings that whole-line tests share."""
 
+from pathlib import Path
+
 from gs_lift.config import Config, load_config
+from gs_lift.pipeline import fit_run, segment_run
+from gs_lift.run import Run
+from gs_lift.synthetic import SynthConfig, synthesize
 
 TINY = {"objects": 4, "views": 10, "size": 48, "seed": 1, "noise": "easy"}
 """A room that is ray-traced in a second or two."""
@@ -17,3 +22,24 @@ TINY_SETTINGS = [
 
 def tiny_config() -> Config:
     return load_config(None, TINY_SETTINGS)
+
+
+FINDABLE = {"objects": 5, "views": 12, "size": 48, "seed": 1, "noise": "none"}
+"""A room in which FINDABLE_SETTINGS find four objects, fitted and lifted in a second."""
+
+FINDABLE_SETTINGS = [
+    "device=cpu",
+    "data.init=depth",
+    "data.init_points=3000",
+    "fit.sh_degree=1",
+    "fit.steps=60",
+    "lift.steps=100",
+]
+
+
+def findable_run(folder: Path) -> Run:
+    """That room in folder/room, segmented in folder/run."""
+    synthesize(folder / "room", SynthConfig(**FINDABLE), processes=1)
+    run = fit_run(folder / "room", load_config(None, FINDABLE_SETTINGS), folder=folder / "run")
+    segment_run(run)
+    return run

@@ -58,7 +58,7 @@ def test_a_file_is_read_by_kind(tmp_path: Path) -> None:
 def test_either_half_may_be_missing(tmp_path: Path) -> None:
     read = read_constraints(written(tmp_path, {}))
     assert read.must_link == read.cannot_link == EMPTY
-    assert not read.resolve(3, None, None)
+    assert not read.resolve(3, np.full(3, -1), np.zeros(3))
 
 
 @pytest.mark.parametrize(

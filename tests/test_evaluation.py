@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gs_lift.datasets import load_scene
-from gs_lift.evaluation import evaluate, panoptic, segments_quality, views_of_instances
+from gs_lift.evaluation import evaluate, panoptic, segments_quality, views_of_instances, weight_in_views
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import SH_C0
 from gs_lift.rendering import render
@@ -249,9 +249,9 @@ def test_an_instance_is_seen_where_it_covers_pixels() -> None:
     away = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.float64))  # turned around: it looks along -z
     back = replace(view, name="back", camera=replace(CAMERA, viewmat=away))
     instances = instances_of([0, 1, -1, 2], [1, 1, 1])
-    seen_in = views_of_instances([view, back], room(), instances, backend="reference")
-    assert seen_in == [["0"], ["0"], ["back"]]
-    most = views_of_instances([view], room(), instances, minimum_pixels=576.0, backend="reference")
+    shown = weight_in_views([view, back], room(), backend="reference")
+    assert views_of_instances([view, back], shown, instances) == [["0"], ["0"], ["back"]]
+    most = views_of_instances([view], shown[[0]], instances, minimum_pixels=576.0)
     assert most == [[], [], []]
 
 

@@ -30,6 +30,7 @@ from gs_lift.clustering.instances import (
     assign_noise,
     drop_scattered,
     rejoin_scattered,
+    share_out,
     split_apart,
     things_of,
     vote_classes,
@@ -148,7 +149,7 @@ def _cut(
         labels, share = vote(regions, labels, config.votes)
         labels, scores = drop_undetected(regions, labels, config.min_detections), confidence(share)
         if constraints:
-            labels = rejoin(things.rows, link(tree, things.rows, labels, constraints), constraints)
+            labels = rejoin(things.rows, _linked(things, tree, labels, constraints), constraints)
             scores = np.where(np.isin(things.rows, constraints.must_gaussians), 1.0, scores)
         labels, _ = number_by_weight(labels, np.ones(len(things)))
         parts = find_parts(things, labels, parts_of_joins(joins, wanted), config.least_weight(len(things)))
@@ -160,6 +161,11 @@ def _cut(
         tree={name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()},
         parts=parts,
     )
+
+
+def _linked(things: Things, tree: Tree, labels: Ints, constraints: Constraints) -> Ints:
+    named = np.flatnonzero(np.isin(things.rows, constraints.gaussians))
+    return share_out(things, labels, link(tree, things.rows, labels, constraints), named)
 
 
 def _joins(
@@ -185,7 +191,7 @@ def _clusters_in_space(
     labels, scores = found.labels, found.probabilities
     spared = np.flatnonzero(np.isin(things.rows, constraints.gaussians))
     if constraints:
-        labels = link(tree, things.rows, labels, constraints)
+        labels = _linked(things, tree, labels, constraints)
     if config.split_gap > 0:
         labels = split_apart(things, labels, config.split_gap, least)
     labels = rejoin(things.rows, labels, constraints)

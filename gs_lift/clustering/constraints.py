@@ -69,16 +69,12 @@ class Written:
     must_link: dict[str, list[tuple[int, int]]]
     cannot_link: dict[str, list[tuple[int, int]]]
 
-    @property
-    def names_instances(self) -> bool:
-        return bool(self.must_link["instances"] or self.cannot_link["instances"])
-
-    def resolve(self, gaussians: int, labels: Ints | None, scores: np.ndarray | None) -> Constraints:
+    def resolve(self, gaussians: int, labels: Ints, scores: np.ndarray) -> Constraints:
         """Instances become their most certain Gaussians by labels [N] and scores [N] of the cut without constraints.
 
         Raises ConstraintError for a number that is none of the scene's.
         """
-        speakers = _speakers(labels, scores) if labels is not None and scores is not None else {}
+        speakers = speakers_of(labels, scores)
 
         def links(name: str, pairs: dict[str, list[tuple[int, int]]]) -> tuple[Link, ...]:
             result = []
@@ -92,8 +88,8 @@ class Written:
         return Constraints(links("must_link", self.must_link), links("cannot_link", self.cannot_link))
 
 
-def _speakers(labels: Ints, scores: np.ndarray) -> dict[int, int]:
-    """The most certain Gaussian of each instance 1, 2, ...; the first where several are."""
+def speakers_of(labels: Ints, scores: np.ndarray) -> dict[int, int]:
+    """The most certain Gaussian of each instance 1, 2, ... that has any; the first where several are."""
     order = np.lexsort((np.arange(len(labels)), -scores, labels))
     members = order[labels[order] >= 0]
     ids, first = np.unique(labels[members], return_index=True)
@@ -106,7 +102,7 @@ def _gaussian(kind: str, number: int, said: str, gaussians: int, speakers: dict[
             raise ConstraintError(f"{said}: there are Gaussians 0 to {gaussians - 1}")
         return number
     if number not in speakers:
-        raise ConstraintError(f"{said}: there are instances 1 to {len(speakers)}")
+        raise ConstraintError(f"{said}: there are instances 1 to {max(speakers, default=0)}")
     return speakers[number]
 
 
@@ -120,14 +116,19 @@ def read_constraints(path: Path) -> Written:
         content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise ConstraintError(f"{path}: not readable as JSON ({error})") from None
+    return written_constraints(content, str(path))
+
+
+def written_constraints(content: Any, source: str) -> Written:
+    """What a constraint file holds, already parsed. Raises ConstraintError, naming the source, for whatever is none."""
     if not isinstance(content, dict) or set(content) - {"must_link", "cannot_link"}:
         raise ConstraintError(
-            f"{path}: wanted an object with must_link and cannot_link, got {_shown(content)}"
+            f"{source}: wanted an object with must_link and cannot_link, got {_shown(content)}"
         )
-    return Written(*(_pairs(path, name, content.get(name, {})) for name in ("must_link", "cannot_link")))
+    return Written(*(_pairs(source, name, content.get(name, {})) for name in ("must_link", "cannot_link")))
 
 
-def _pairs(path: Path, name: str, content: Any) -> dict[str, list[tuple[int, int]]]:
+def _pairs(path: str, name: str, content: Any) -> dict[str, list[tuple[int, int]]]:
     if not isinstance(content, dict) or set(content) - set(KINDS):
         raise ConstraintError(
             f"{path}: {name}: wanted an object with gaussians and instances, got {_shown(content)}"

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import dijkstra
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from gs_lift import _native
@@ -19,6 +21,7 @@ from gs_lift.clustering.knn import NeighbourSearch
 from gs_lift.clustering.settings import ClusterConfig
 from gs_lift.gaussians import Gaussians
 from gs_lift.segmentation import Classes, Embeddings
+from gs_lift.sparse import Sparse
 from gs_lift.threads import kernel_threads
 
 Number = TypeVar("Number", bound=np.generic)
@@ -120,6 +123,48 @@ def nearest_in_space(means: Floats) -> NDArray[np.int32]:
     if len(means) < 2:
         return np.zeros((len(means), 0), dtype=np.int32)
     return NeighbourSearch(means).query(NEAREST_IN_SPACE).ids
+
+
+def share_out(things: Things, whole: Ints, labels: Ints, named: Ints) -> Ints:
+    """Labels [T] of clusters `whole` [T] that constraints took apart, given anew to all that no constraint names.
+
+    Each of their Gaussians goes with the nearest one of the rows `named`, along neighbours in space that look alike:
+    the tree of the embeddings alone takes single Gaussians off a border, and cuts what it does not tell apart anyhow.
+    """
+    labels = labels.copy()
+    for cluster in np.unique(whole[named]):
+        seeds = named[(whole[named] == cluster) & (labels[named] != NOBODY)]
+        if cluster != NOBODY and len(np.unique(labels[seeds])) > 1:
+            members = np.flatnonzero(whole == cluster)
+            labels[members] = labels[seeds][_nearest_seed(things, members, np.searchsorted(members, seeds))]
+    return labels
+
+
+def _nearest_seed(things: Things, members: Ints, seeds: Ints) -> Ints:
+    """[n] Of each of the rows `members` the position in `seeds` [s], positions in `members`, that is nearest to it."""
+    place = np.full(len(things), NOBODY)
+    place[members] = np.arange(len(members))
+    neighbours = place[things.space.around[members]]
+    row, column = np.nonzero(neighbours != NOBODY)
+    other = neighbours[row, column]
+    means, fast = things.means[members], things.fast[members]
+    cost = sum(_in_medians(np.linalg.norm(values[row] - values[other], axis=1)) for values in (means, fast))
+    # Cubed: many small steps within an object are shorter than one across a border.
+    graph = Sparse((np.asarray(cost) ** 3 + 1e-9, (row, other)), shape=(len(members), len(members)))
+    off, _, source = dijkstra(graph, directed=False, indices=seeds, min_only=True, return_predecessors=True)
+    position = np.full(len(members), 0)
+    position[seeds] = np.arange(len(seeds))
+    nearest = position[np.maximum(source, 0)]
+    if (far := np.flatnonzero(~np.isfinite(off))).size:  # no neighbour leads there
+        spread = np.concatenate(
+            [values / max(float(values.std()), 1e-12) for values in (means, fast)], axis=1
+        )
+        nearest[far] = cKDTree(spread[seeds]).query(spread[far])[1]
+    return nearest
+
+
+def _in_medians(values: Floats) -> Floats:
+    return values / max(float(np.median(values)), 1e-12) if len(values) else values
 
 
 def split_apart(things: Things, labels: Ints, gap: float, least: float) -> Ints:

@@ -1,0 +1,268 @@
+"""A run under correction: its objects merged, split, named, deleted; every step saved, undone and redone at will."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gs_lift.clustering.constraints import speakers_of
+from gs_lift.clustering.hierarchy import Ints
+from gs_lift.edits import CANNOT, CLASS, DELETE, LONGEST, MUST, NAME, Edit, Edits, splat_digest, write_edits
+from gs_lift.errors import ConfigError, RunError, listed, suggestion
+from gs_lift.evaluation import weight_in_views
+from gs_lift.pipeline import (
+    Reporter,
+    read_embeddings,
+    read_gaussians,
+    read_run_edits,
+    read_scene,
+    read_segmentation,
+    segment_run,
+    write_cut,
+    write_segmentation,
+)
+from gs_lift.recipe import Recipe
+from gs_lift.run import Run
+from gs_lift.segmentation import Instances
+from gs_lift.sparse import Sparse
+from gs_lift.threads import torch_on_one_thread
+
+SEEDS = 16
+"""Gaussians that stand for a part that is split off: one alone may lie on a border."""
+
+SAMPLE = 64
+"""Gaussians by which a deleted object is known again."""
+
+ROUNDS = 20
+"""Of 2-means, at most."""
+
+
+def parse_ids(text: str) -> list[int]:
+    """Of "3,7". Raises ConfigError."""
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})+", text):
+        raise ConfigError(f"--merge {text}: wanted ids with commas between, for example 3,7")
+    return [int(one) for one in text.split(",")]
+
+
+def parse_assignment(option: str, text: str) -> tuple[int, str]:
+    """Of "4=mug". Raises ConfigError, naming the option."""
+    number, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"\d{1,9}", number):
+        raise ConfigError(f"{option} {text}: wanted an id and what it gets, for example 4=mug")
+    return int(number), value
+
+
+class Editor:
+    """A segmented run in memory: Gaussians, embeddings, scene and the last cut.
+
+    Methods that end in -ing make an Edit of objects as they are now, numbered from 1, and change nothing: `do` does.
+    Raises ConfigError for an object that is not there, ConstraintError for what cannot be.
+    """
+
+    def __init__(self, run: Run, *, reporter: Reporter | None = None):
+        self.instances = segment_run(run, reporter=reporter)
+        self.run, self.config = run, run.config
+        self.gaussians, self.embeddings, self.scene = (
+            read_gaussians(run),
+            read_embeddings(run),
+            read_scene(run),
+        )
+        # From their own file: the cut does not know what was undone.
+        self.recipe = replace(read_segmentation(run)[1], edits=read_run_edits(run, self.gaussians))
+        self._free: Instances | None = None
+        self._shown: Sparse | None = None
+
+    @property
+    def edits(self) -> Edits:
+        return self.recipe.edits
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Instance, from 0 -> its name."""
+        return self.edits.names(self.instances.labels)
+
+    def class_name(self, instance: int) -> str | None:
+        """Of an instance, from 0."""
+        semantic = int(self.instances.classes[instance])
+        return self.scene.classes.names[semantic] if semantic >= 0 else None
+
+    # ---- what an edit would be
+
+    def merging(self, ids: Sequence[int]) -> Edit:
+        """Objects `ids` are one."""
+        if len(set(ids)) < 2:
+            raise ConfigError(f"merge {', '.join(map(str, ids))}: wanted two objects or more")
+        groups = tuple((self._speaker(one),) for one in dict.fromkeys(ids))
+        return Edit(MUST, f"merge {', '.join(map(str, dict.fromkeys(ids)))}", groups)
+
+    def splitting(self, one: int, places: Sequence[int] = ()) -> Edit:
+        """Object `one` is several: what lies around each of the Gaussians `places`; without them what it was merged
+        from last, else its parts by the tree, else its two halves by embedding and place."""
+        members = self._members(one)
+        said = f"split {one}"
+        if places:
+            if len(set(places)) < 2 or not np.isin(places, members).all():
+                raise ConfigError(f"{said}: wanted two places or more that belong to it")
+            return Edit(CANNOT, said, tuple(self._around(members, place) for place in dict.fromkeys(places)))
+        inside = set(members.tolist())
+        ties = [link for link in self.edits.constraints().must if inside.issuperset(link.pair)]
+        if ties:
+            return Edit(CANNOT, said, tuple((end,) for end in ties[-1].pair))
+        parts = self._parts(one - 1)
+        if len(parts) < 2:
+            parts = self._halves(members)
+        if len(parts) < 2:
+            raise ConfigError(f"{said}: it has {len(members)} Gaussian, nothing to split")
+        return Edit(CANNOT, said, tuple(self._surest(part) for part in parts))
+
+    def naming(self, one: int, name: str) -> Edit:
+        """Object `one` is called so; an empty name takes its name away."""
+        name = " ".join(name.split())
+        if len(name) > LONGEST:
+            raise ConfigError(f"name {one}: {len(name)} letters; wanted at most {LONGEST}")
+        return Edit(NAME, f"name {one} {name}".rstrip(), ((self._speaker(one),),), name or None)
+
+    def classing(self, one: int, name: str) -> Edit:
+        """Object `one` is of that class of things."""
+        things = [self.scene.classes.names[thing] for thing in self.scene.classes.things]
+        if name not in things:
+            raise ConfigError(
+                f"class {one}={name}: no such class of things; one of: {', '.join(things)}.{suggestion(name, things)}"
+            )
+        return Edit(CLASS, f"class {one} {name}", ((self._speaker(one),),), name)
+
+    def deleting(self, one: int) -> Edit:
+        """Object `one` is none: its Gaussians belong to nobody."""
+        members = self._members(one)
+        sample = members[np.linspace(0, len(members) - 1, min(len(members), SAMPLE)).astype(np.int64)]
+        return Edit(DELETE, f"delete {one}", (tuple(sample.tolist()),), count=len(members))
+
+    def outcome(self, edit: Edit) -> str:
+        """What the Gaussians that an edit names are now: "", or " -> 3" with the objects' ids."""
+        if edit.kind == DELETE:
+            return ""
+        named = [gaussian for group in edit.groups for gaussian in group]
+        ids = sorted({int(self.instances.labels[gaussian]) + 1 for gaussian in named} - {0})
+        return f" -> {listed(ids)}"
+
+    # ---- what changes the run
+
+    def do(self, *edits: Edit) -> None:
+        """Make edits, in that order."""
+        self._set(replace(self.recipe, edits=self.edits.and_then(*edits)))
+
+    def undo(self) -> Edit:
+        """Take the last edit back."""
+        self._set(replace(self.recipe, edits=self.edits.undo()))
+        return self.edits.undone[-1]
+
+    def redo(self) -> Edit:
+        """Make the edit again that was undone last."""
+        self._set(replace(self.recipe, edits=self.edits.redo()))
+        return self.edits.done[-1]
+
+    def cut(self, changes: dict[str, Any]) -> None:
+        """Cut the tree again by other settings; the edits stay."""
+        before, self._free = self._free, None
+        try:
+            self._set(replace(self.recipe, changes=changes))
+        except BaseException:
+            self._free = before
+            raise
+
+    @torch_on_one_thread()
+    def _set(self, recipe: Recipe) -> None:
+        """Nothing is written before the new cut is there; edits first: `segment` would make the same cut of them."""
+        given = (self.instances, self.embeddings, self.gaussians, self.scene.classes, self.config.cluster)
+        self._free = self._free or recipe.free(*given)
+        instances = recipe.instances(*given, free=self._free)
+        write_edits(self.run.edits, recipe.edits, splat_digest(self.gaussians))
+        write_segmentation(self.run, instances, recipe)
+        self.instances, self.recipe = instances, recipe
+
+    @torch_on_one_thread()
+    def write_outputs(self, out: Path | None = None) -> list[Path]:
+        """labels.ply and what goes beside it; where the run was written to last by default. The paths."""
+        out = out or self.labels
+        if out is None:
+            raise RunError(f"{self.run.folder}: not written yet; name a labels.ply with --out")
+        if self._shown is None:
+            self._shown = weight_in_views(self.scene.train, self.gaussians, backend=self.config.backend)
+        return write_cut(
+            self.run,
+            out,
+            self.gaussians,
+            self.embeddings,
+            self.scene,
+            self.instances,
+            self.recipe,
+            shown=self._shown,
+        )
+
+    @property
+    def labels(self) -> Path | None:
+        """The labels.ply that the run was written to last, if its folder is still there."""
+        path = self.run.record.get("labels")
+        return Path(path) if isinstance(path, str) and Path(path).parent.is_dir() else None
+
+    # ---- objects
+
+    def _members(self, one: int) -> Ints:
+        members = (
+            np.flatnonzero(self.instances.labels.numpy() == one - 1) if one > 0 else np.zeros(0, np.int64)
+        )
+        if not len(members):
+            there = (self.instances.present + 1).tolist()
+            raise ConfigError(f"no object {one}; there are {listed(there)}")
+        return members
+
+    def _speaker(self, one: int) -> int:
+        self._members(one)
+        return speakers_of(self.instances.labels.numpy(), self.instances.scores.numpy())[one]
+
+    def _surest(self, members: Ints) -> tuple[int, ...]:
+        scores = self.instances.scores.numpy()[members]
+        return tuple(np.sort(members[np.argsort(-scores, kind="stable")[:SEEDS]]).tolist())
+
+    def _around(self, members: Ints, place: int) -> tuple[int, ...]:
+        """The members nearest to one of them in space, itself first."""
+        means = self.gaussians.means.detach().cpu().numpy()[members].astype(np.float64)
+        off = ((means - means[np.flatnonzero(members == place)[0]]) ** 2).sum(axis=1)
+        return tuple(members[np.argsort(off, kind="stable")[:SEEDS]].tolist())
+
+    def _parts(self, instance: int) -> list[Ints]:
+        """Members of each part of an instance, from 0, that is a part of no other one."""
+        parts = self.instances.parts
+        if parts is None or not len(parts):
+            return []
+        top = np.arange(len(parts))
+        for part, parent in enumerate(parts.parent.tolist()):  # parents come first
+            if parent >= 0:
+                top[part] = top[parent]
+        owner = np.append(top, -1)[parts.labels.numpy()]
+        own = np.flatnonzero((parts.instance.numpy() == instance) & (parts.parent.numpy() < 0))
+        members = [np.flatnonzero(owner == part) for part in own]
+        return [some for some in members if len(some)]
+
+    def _halves(self, members: Ints) -> list[Ints]:
+        rows = torch.from_numpy(members)
+        features = []
+        for values in (self.embeddings.fast, self.gaussians.means):
+            some = values.detach().cpu()[rows].double().numpy()
+            features.append((some - some.mean(axis=0)) / max(float(some.std()), 1e-12))
+        points = np.concatenate(features, axis=1)
+        # Begun at the two ends of the widest direction, so that it is the same each time.
+        along = points @ np.linalg.svd(points, full_matrices=False)[2][0]
+        centers = points[[along.argmin(), along.argmax()]]
+        side = np.zeros(len(points), dtype=np.int64)
+        for _ in range(ROUNDS):
+            side = ((points[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
+            if len(np.unique(side)) < 2:
+                return [members]
+            centers = np.stack([points[side == half].mean(axis=0) for half in (0, 1)])
+        nearest = [((points - center) ** 2).sum(axis=1) for center in centers]
+        return [members[side == half][np.argsort(nearest[half][side == half])] for half in (0, 1)]

@@ -1,0 +1,313 @@
+"""What a user has corrected: edits of a run's objects that outlast every re-cut.
+
+edits.json of a run holds them in order, those that were undone apart:
+
+    {"splat": "<digest>", "edits": [
+      {"said": "merge 3, 7", "must_link": [[12], [40]]},
+      {"said": "split 5", "cannot_link": [[5, 6], [77]]},
+      {"said": "name 4 mug", "gaussian": 88, "name": "mug"},
+      {"said": "class 4 chair", "gaussian": 88, "class": "chair"},
+      {"said": "delete 9", "delete": [9, 301], "count": 250}],
+     "undone": []}
+
+They name Gaussians, rows of the splat counted from 0, since an object's number means something in one cut only. Where
+two contradict each other, the later one holds: see `Edits.constraints`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from gs_lift.clustering import Constraints
+from gs_lift.clustering.constraints import Link
+from gs_lift.clustering.hierarchy import Ints
+from gs_lift.clustering.instances import NOBODY
+from gs_lift.errors import ConstraintError
+from gs_lift.files import write_text_atomic
+from gs_lift.gaussians import Gaussians
+from gs_lift.segmentation import Classes, Instances, Parts
+
+MAX_BYTES = 1 << 26
+"""A larger edits.json is a mistake."""
+
+LONGEST = 200
+"""Letters of a name."""
+
+MUST, CANNOT, NAME, CLASS, DELETE = "must_link", "cannot_link", "name", "class", "delete"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One correction.
+
+    kind: MUST, CANNOT, NAME, CLASS or DELETE. said: in the words of whoever made it. groups: the Gaussians that it is
+    about: MUST: each group and the first one are one object; CANNOT: no two groups are; else a single group, for DELETE
+    a sample of the object that had `count` Gaussians. text: the name, None = no longer any, or the class.
+    """
+
+    kind: str
+    said: str
+    groups: tuple[tuple[int, ...], ...]
+    text: str | None = None
+    count: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        groups = [list(group) for group in self.groups]
+        content: dict[str, Any] = {"said": self.said}
+        if self.kind in (MUST, CANNOT):
+            return content | {self.kind: groups}
+        if self.kind == DELETE:
+            return content | {DELETE: groups[0], "count": self.count}
+        return content | {"gaussian": groups[0][0], self.kind: self.text}
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Those that hold, in the order in which they were made, and those that were undone, the last one last."""
+
+    done: tuple[Edit, ...] = ()
+    undone: tuple[Edit, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.done)
+
+    def and_then(self, *edits: Edit) -> "Edits":
+        """With more of them; what was undone can no longer be redone."""
+        return Edits(self.done + edits, ())
+
+    def undo(self) -> "Edits":
+        """Without the last one. Raises ConstraintError where there is none."""
+        if not self.done:
+            raise ConstraintError("undo: nothing was edited")
+        return Edits(self.done[:-1], (*self.undone, self.done[-1]))
+
+    def redo(self) -> "Edits":
+        """With the last one that was undone. Raises ConstraintError where there is none."""
+        if not self.undone:
+            raise ConstraintError("redo: nothing was undone")
+        return Edits((*self.done, self.undone[-1]), self.undone[:-1])
+
+    def constraints(self) -> Constraints:
+        """The pairs that must, and must not, be one object.
+
+        A later edit wins: what it ties together is no longer held apart; what it holds apart is no longer tied by the
+        latest of the ties between the two.
+        """
+        must: list[Link] = []
+        cannot: list[Link] = []
+        for edit in self.done:
+            if edit.kind == MUST:
+                first, *others = (group[0] for group in edit.groups)
+                for other in others:
+                    tied = _components(must)
+                    if tied.get(first, -1) != tied.get(other, -2):  # so that there is one way between any two
+                        must.append(Link(first, other, edit.said))
+                together = _components(must)
+                cannot = [
+                    one for one in cannot if together.get(one.first, -1) != together.get(one.second, -2)
+                ]
+            elif edit.kind == CANNOT:
+                pairs = [pair for one, other in combinations(edit.groups, 2) for pair in product(one, other)]
+                must = _untied(must, pairs)
+                cannot += [Link(first, second, edit.said) for first, second in pairs]
+        return Constraints(tuple(must), tuple(cannot))
+
+    def names(self, labels: Int[Tensor, "N"]) -> dict[int, str]:
+        """Instance -> its name, of those that have one."""
+        return {one: text for one, text in self._texts(NAME, labels).items() if text}
+
+    def applied(self, instances: Instances, free: Instances, classes: Classes) -> Instances:
+        """`instances` of a cut by `constraints`, with what constraints cannot say, numbered as in `free`, the same cut
+        without any: an instance keeps its number while most of it is there; a number may be left without Gaussians."""
+        labels = self._without_deleted(instances.labels)
+        held_apart = [gaussian for link in self.constraints().cannot for gaussian in link.pair]
+        number = _numbers(free.labels.numpy(), labels.numpy(), held_apart, len(free))
+        count = max(len(free), int(number.max(initial=NOBODY)) + 1)
+        semantic = np.concatenate([free.classes.numpy(), np.zeros(count - len(free), dtype=np.int64)])
+        kept = np.flatnonzero(number != NOBODY)
+        semantic[number[kept]] = instances.classes.numpy()[kept]
+        numbered = torch.from_numpy(np.append(number, NOBODY)[labels.numpy()])
+        for one, name in self._texts(CLASS, numbered).items():
+            if name in classes.names:
+                semantic[one] = classes.names.index(name)
+        return replace(
+            instances,
+            labels=numbered,
+            scores=torch.where(numbered >= 0, instances.scores, 0.0),
+            classes=torch.from_numpy(semantic),
+            parts=None if instances.parts is None else _parts_of(instances.parts, number),
+        )
+
+    def _texts(self, kind: str, labels: Int[Tensor, "N"]) -> dict[int, str | None]:
+        texts = {}
+        for edit in self.done:
+            if edit.kind == kind and (instance := int(labels[edit.groups[0][0]])) >= 0:
+                texts[instance] = edit.text
+        return texts
+
+    def _without_deleted(self, labels: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
+        """Instances of which a deleted object is the half or more belong to nobody: a coarser cut may have made it a
+        small part of something else, a finer one several."""
+        sizes = torch.bincount(labels[labels >= 0])
+        for edit in self.done:
+            if edit.kind != DELETE:
+                continue
+            sample = labels[torch.tensor(edit.groups[0])]
+            inside = torch.bincount(sample[sample >= 0], minlength=len(sizes)) / len(sample) * edit.count
+            gone = torch.nonzero((inside > 0) & (inside >= sizes / 2))[:, 0]
+            labels = torch.where(torch.isin(labels, gone), -1, labels)
+        return labels
+
+
+def _components(links: Iterable[Link]) -> dict[int, int]:
+    """Gaussian -> a number of those that are tied together."""
+    group: dict[int, int] = {}
+    members: dict[int, list[int]] = {}
+    for link in links:
+        for one in link.pair:
+            if one not in group:
+                group[one] = one
+                members[one] = [one]
+        a, b = (group[one] for one in link.pair)
+        if a != b:
+            for one in members[b]:
+                group[one] = a
+            members[a] += members.pop(b)
+    return group
+
+
+def _untied(must: list[Link], pairs: Sequence[tuple[int, int]]) -> list[Link]:
+    """Without the latest tie between the two of each pair. There is only one way from one to the other."""
+    for first, second in pairs:
+        together = _components(must)
+        if together.get(first, -1) != together.get(second, -2):
+            continue
+        for place in range(len(must) - 1, -1, -1):
+            apart = _components(must[:place] + must[place + 1 :])
+            if apart.get(first, -1) != apart.get(second, -2):
+                must = must[:place] + must[place + 1 :]
+                break
+    return must
+
+
+def _numbers(free: Ints, labels: Ints, held_apart: Sequence[int], count: int) -> Ints:
+    """[M] The number of each instance of `labels` [N], NOBODY for those without Gaussians: that of the one of `free`
+    [N], `count` in all, that it shares most with, each taken once, large shares first; then new ones, in the order in
+    which the Gaussians `held_apart` are in them, the others by size."""
+    sizes = np.bincount(labels[labels != NOBODY])
+    number = np.full(len(sizes), NOBODY)
+    both = np.flatnonzero((labels != NOBODY) & (free != NOBODY))
+    keys, shared = np.unique(labels[both] * max(count, 1) + free[both], return_counts=True)
+    taken: set[int] = set()
+    for key in keys[np.argsort(-shared, kind="stable")].tolist():
+        one, before = divmod(key, count)
+        if number[one] == NOBODY and before not in taken:
+            number[one] = before
+            taken.add(before)
+    following = count
+    for one in [*labels[list(held_apart)].tolist(), *np.argsort(-sizes, kind="stable").tolist()]:
+        if one != NOBODY and sizes[one] and number[one] == NOBODY:
+            number[one] = following
+            following += 1
+    return number
+
+
+def _parts_of(parts: Parts, number: Ints) -> Parts:
+    """Those of the instances that have a `number` [M], under it."""
+    instance = np.append(number, NOBODY)[parts.instance.numpy()]
+    kept = np.flatnonzero(instance != NOBODY)
+    place = np.full(len(parts) + 1, NOBODY)
+    place[kept] = np.arange(len(kept))
+    return Parts(
+        instance=torch.from_numpy(instance[kept]),
+        parent=torch.from_numpy(place[parts.parent.numpy()[kept]]),
+        granularity=parts.granularity[torch.from_numpy(kept)],
+        labels=torch.from_numpy(place[parts.labels.numpy()]),
+    )
+
+
+def splat_digest(gaussians: Gaussians) -> str:
+    """Of the centres: edits name rows, and are worth nothing for another splat."""
+    means = np.ascontiguousarray(gaussians.means.detach().cpu().numpy())
+    return hashlib.blake2b(means.tobytes(), digest_size=8).hexdigest()
+
+
+def write_edits(path: Path, edits: Edits, splat: str) -> None:
+    """splat: digest of the one whose rows they name. One edit a line."""
+    lists = {
+        name: ",\n  ".join(json.dumps(edit.to_json(), ensure_ascii=False) for edit in some)
+        for name, some in (("edits", edits.done), ("undone", edits.undone))
+    }
+    text = ",\n ".join(
+        f'"{name}": [' + (f"\n  {rows}\n " if rows else "") + "]" for name, rows in lists.items()
+    )
+    write_text_atomic(path, f'{{"splat": "{splat}",\n {text}}}\n')
+
+
+def read_edits(path: Path, gaussians: int, splat: str | None = None) -> Edits:
+    """Of a splat of so many Gaussians; none where there is no file. Raises ConstraintError for whatever is none."""
+    if not path.exists():
+        return Edits()
+    if path.stat().st_size > MAX_BYTES:
+        raise ConstraintError(f"{path}: {path.stat().st_size} bytes; wanted at most {MAX_BYTES}")
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ConstraintError(f"{path}: not readable as JSON ({error}); mend it, or move it away") from None
+    if not isinstance(content, dict) or set(content) - {"splat", "edits", "undone"}:
+        raise ConstraintError(f"{path}: wanted an object with splat, edits and undone")
+    if splat is not None and content.get("splat") != splat:
+        raise ConstraintError(
+            f"{path}: of another splat than the run's ({content.get('splat')} -> {splat}), whose rows are others; "
+            "move it away"
+        )
+    return Edits(*(_read_list(path, name, content.get(name, []), gaussians) for name in ("edits", "undone")))
+
+
+def _read_list(path: Path, name: str, content: Any, gaussians: int) -> tuple[Edit, ...]:
+    if not isinstance(content, list):
+        raise ConstraintError(f"{path}: {name}: wanted a list")
+    result = []
+    for place, one in enumerate(content, start=1):
+        edit = edit_from_json(one) if isinstance(one, dict) else None
+        if edit is None:
+            raise ConstraintError(f"{path}: {name}, entry {place}: not an edit: {json.dumps(one)[:80]}")
+        if not all(0 <= gaussian < gaussians for group in edit.groups for gaussian in group):
+            raise ConstraintError(f"{path}: {name}, entry {place}: there are Gaussians 0 to {gaussians - 1}")
+        result.append(edit)
+    return tuple(result)
+
+
+def edit_from_json(content: dict[str, Any]) -> Edit | None:
+    """The way back from `Edit.to_json`; None for what is no edit."""
+    said = content.get("said", "")
+    for kind, least in ((MUST, 2), (CANNOT, 2), (DELETE, 1)):
+        if kind not in content:
+            continue
+        groups = [content[kind]] if kind == DELETE else content[kind]
+        if not isinstance(groups, list) or len(groups) < least or not all(map(_is_group, groups)):
+            return None
+        count = content.get("count", 0)
+        if type(count) is not int or not isinstance(said, str):
+            return None
+        return Edit(kind, said, tuple(map(tuple, groups)), count=count)
+    gaussian = content.get("gaussian")
+    kind = NAME if NAME in content else CLASS
+    text = content.get(kind)
+    usable = isinstance(text, str) or (kind == NAME and text is None)
+    if kind not in content or type(gaussian) is not int or not usable or not isinstance(said, str):
+        return None
+    return Edit(kind, said, ((gaussian,),), text)
+
+
+def _is_group(group: Any) -> bool:
+    return isinstance(group, list) and bool(group) and all(type(one) is int for one in group)
