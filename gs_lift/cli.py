@@ -171,7 +171,7 @@ def edit(
         Path | None, typer.Option(help="labels.ply to write; the one that was written last if left out.")
     ] = None,
 ) -> None:
-    """Correct a run's objects; the edits outlast every re-cut. Ids are those before the command; options repeat."""
+    """Correct a run's objects, for good: every later cut keeps the edits. Ids are those before, or after --undo."""
     from gs_lift.editing import Editor, parse_assignment, parse_ids
     from gs_lift.pipeline import output_paths
 
@@ -182,9 +182,9 @@ def edit(
         output_paths(chosen, out)
     editor = Editor(chosen, reporter=reporter)
     for _ in range(undo):
-        reporter.say(f"undone: {editor.undo().said}")
+        reporter.say(f"undo: {editor.undo().said}")
     for _ in range(redo):
-        reporter.say(f"done again: {editor.redo().said}")
+        reporter.say(f"redo: {editor.redo().said}")
     edits = [
         *(editor.merging(parse_ids(one)) for one in merge or []),
         *(editor.splitting(one) for one in split or []),
@@ -194,10 +194,13 @@ def edit(
     ]
     if edits:
         editor.do(*edits)
+    changed = bool(edits or undo or redo)
+    if changed:
+        editor.save()
     for place, made in enumerate(editor.edits.done, start=1):
         reporter.say(f"{place:3}  {made.said}{editor.outcome(made)}")
     reporter.say(f"{chosen.name}: {len(editor.instances.present)} objects, {len(editor.edits.done)} edits")
-    if out is not None or ((edits or undo or redo) and editor.labels is not None):
+    if out is not None or (changed and chosen.labels is not None):
         for path in editor.write_outputs(out):
             reporter.say(f"wrote {path}")
 

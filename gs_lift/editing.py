@@ -9,13 +9,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from gs_lift.clustering import ClusterConfig
 from gs_lift.clustering.constraints import speakers_of
 from gs_lift.clustering.hierarchy import Ints
-from gs_lift.edits import CANNOT, CLASS, DELETE, LONGEST, MUST, NAME, Edit, Edits, splat_digest, write_edits
-from gs_lift.errors import ConfigError, RunError, listed, suggestion
+from gs_lift.edits import (
+    CANNOT,
+    CLASS,
+    DELETE,
+    LONGEST,
+    MUST,
+    NAME,
+    Edit,
+    Edits,
+    clean,
+    splat_digest,
+    write_edits,
+)
+from gs_lift.errors import ConfigError, ConstraintError, RunError, listed, suggestion
 from gs_lift.evaluation import weight_in_views
+from gs_lift.files import locked
+from gs_lift.gaussians import Gaussians
 from gs_lift.pipeline import (
     Reporter,
+    SilentReporter,
     read_embeddings,
     read_gaussians,
     read_run_edits,
@@ -27,7 +43,7 @@ from gs_lift.pipeline import (
 )
 from gs_lift.recipe import Recipe
 from gs_lift.run import Run
-from gs_lift.segmentation import Instances
+from gs_lift.segmentation import Classes, Embeddings, Instances
 from gs_lift.sparse import Sparse
 from gs_lift.threads import torch_on_one_thread
 
@@ -59,22 +75,30 @@ def parse_assignment(option: str, text: str) -> tuple[int, str]:
 class Editor:
     """A segmented run in memory: Gaussians, embeddings, scene and the last cut.
 
-    Methods that end in -ing make an Edit of objects as they are now, numbered from 1, and change nothing: `do` does.
+    Methods that end in -ing make an Edit of objects as they are now, numbered from 1, and change nothing: `do` does, in
+    memory; the run itself changes by `save`, the labels.ply that was made of it by `write_outputs`.
     Raises ConfigError for an object that is not there, ConstraintError for what cannot be.
     """
 
     def __init__(self, run: Run, *, reporter: Reporter | None = None):
-        self.instances = segment_run(run, reporter=reporter)
         self.run, self.config = run, run.config
+        self._free: Instances | None = None
+        self._shown: Sparse | None = None
+        try:
+            self.instances = segment_run(run, reporter=reporter)
+        except ConstraintError as error:
+            # What the edits ask for can no longer be, or contradicts a constraint file: so that they can be undone,
+            # the run opens all the same.
+            (reporter or SilentReporter()).say(f"note: the edits do not hold: {error}")
+            self.instances = read_segmentation(run)[0]
         self.gaussians, self.embeddings, self.scene = (
             read_gaussians(run),
             read_embeddings(run),
             read_scene(run),
         )
         # From their own file: the cut does not know what was undone.
-        self.recipe = replace(read_segmentation(run)[1], edits=read_run_edits(run, self.gaussians))
-        self._free: Instances | None = None
-        self._shown: Sparse | None = None
+        self._saved = read_run_edits(run, self.gaussians)
+        self.recipe = replace(read_segmentation(run)[1], edits=self._saved)
 
     @property
     def edits(self) -> Edits:
@@ -96,7 +120,11 @@ class Editor:
         """Objects `ids` are one."""
         if len(set(ids)) < 2:
             raise ConfigError(f"merge {', '.join(map(str, ids))}: wanted two objects or more")
-        groups = tuple((self._speaker(one),) for one in dict.fromkeys(ids))
+        apart = {end for link in self.edits.constraints().cannot for end in link.pair}
+        groups = tuple(
+            (self._speaker(one), *sorted(apart.intersection(self._members(one).tolist())))
+            for one in dict.fromkeys(ids)
+        )
         return Edit(MUST, f"merge {', '.join(map(str, dict.fromkeys(ids)))}", groups)
 
     def splitting(self, one: int, places: Sequence[int] = ()) -> Edit:
@@ -117,13 +145,14 @@ class Editor:
             parts = self._halves(members)
         if len(parts) < 2:
             raise ConfigError(f"{said}: it has {len(members)} Gaussian, nothing to split")
-        return Edit(CANNOT, said, tuple(self._surest(part) for part in parts))
+        each = max(1, 2 * SEEDS // len(parts))
+        return Edit(CANNOT, said, tuple(self._surest(part, each) for part in parts))
 
     def naming(self, one: int, name: str) -> Edit:
         """Object `one` is called so; an empty name takes its name away."""
-        name = " ".join(name.split())
         if len(name) > LONGEST:
             raise ConfigError(f"name {one}: {len(name)} letters; wanted at most {LONGEST}")
+        name = clean(name)
         return Edit(NAME, f"name {one} {name}".rstrip(), ((self._speaker(one),),), name or None)
 
     def classing(self, one: int, name: str) -> Edit:
@@ -149,7 +178,7 @@ class Editor:
         ids = sorted({int(self.instances.labels[gaussian]) + 1 for gaussian in named} - {0})
         return f" -> {listed(ids)}"
 
-    # ---- what changes the run
+    # ---- what changes them, in memory until `save`
 
     def do(self, *edits: Edit) -> None:
         """Make edits, in that order."""
@@ -176,18 +205,30 @@ class Editor:
 
     @torch_on_one_thread()
     def _set(self, recipe: Recipe) -> None:
-        """Nothing is written before the new cut is there; edits first: `segment` would make the same cut of them."""
-        given = (self.instances, self.embeddings, self.gaussians, self.scene.classes, self.config.cluster)
+        given = self._given
         self._free = self._free or recipe.free(*given)
-        instances = recipe.instances(*given, free=self._free)
-        write_edits(self.run.edits, recipe.edits, splat_digest(self.gaussians))
-        write_segmentation(self.run, instances, recipe)
-        self.instances, self.recipe = instances, recipe
+        self.instances, self.recipe = recipe.instances(*given, free=self._free), recipe
+
+    @property
+    def _given(self) -> tuple[Instances, Embeddings, Gaussians, Classes, ClusterConfig]:
+        return self.instances, self.embeddings, self.gaussians, self.scene.classes, self.config.cluster
+
+    def save(self) -> None:
+        """Make edits and cut those of the run; edits first: `segment` would make the same cut of them.
+
+        Raises RunError, and changes nothing, where somebody else has edited the run since it was read.
+        """
+        with locked(self.run.folder):
+            if read_run_edits(self.run, self.gaussians) != self._saved:
+                raise RunError(f"{self.run.edits}: edited by somebody else meanwhile; open the run again")
+            write_edits(self.run.edits, self.edits, splat_digest(self.gaussians))
+            write_segmentation(self.run, self.instances, self.recipe)
+            self._saved = self.edits
 
     @torch_on_one_thread()
     def write_outputs(self, out: Path | None = None) -> list[Path]:
         """labels.ply and what goes beside it; where the run was written to last by default. The paths."""
-        out = out or self.labels
+        out = out or self.run.labels
         if out is None:
             raise RunError(f"{self.run.folder}: not written yet; name a labels.ply with --out")
         if self._shown is None:
@@ -202,12 +243,6 @@ class Editor:
             self.recipe,
             shown=self._shown,
         )
-
-    @property
-    def labels(self) -> Path | None:
-        """The labels.ply that the run was written to last, if its folder is still there."""
-        path = self.run.record.get("labels")
-        return Path(path) if isinstance(path, str) and Path(path).parent.is_dir() else None
 
     # ---- objects
 
@@ -224,9 +259,9 @@ class Editor:
         self._members(one)
         return speakers_of(self.instances.labels.numpy(), self.instances.scores.numpy())[one]
 
-    def _surest(self, members: Ints) -> tuple[int, ...]:
+    def _surest(self, members: Ints, count: int) -> tuple[int, ...]:
         scores = self.instances.scores.numpy()[members]
-        return tuple(np.sort(members[np.argsort(-scores, kind="stable")[:SEEDS]]).tolist())
+        return tuple(np.sort(members[np.argsort(-scores, kind="stable")[:count]]).tolist())
 
     def _around(self, members: Ints, place: int) -> tuple[int, ...]:
         """The members nearest to one of them in space, itself first."""

@@ -40,7 +40,10 @@ MAX_BYTES = 1 << 26
 """A larger edits.json is a mistake."""
 
 LONGEST = 200
-"""Letters of a name."""
+"""Letters of a name, or of what an edit is called."""
+
+MOST_PAIRS = 200_000
+"""Pairs of Gaussians that the splits of a file may hold apart."""
 
 MUST, CANNOT, NAME, CLASS, DELETE = "must_link", "cannot_link", "name", "class", "delete"
 
@@ -50,8 +53,9 @@ class Edit:
     """One correction.
 
     kind: MUST, CANNOT, NAME, CLASS or DELETE. said: in the words of whoever made it. groups: the Gaussians that it is
-    about: MUST: each group and the first one are one object; CANNOT: no two groups are; else a single group, for DELETE
-    a sample of the object that had `count` Gaussians. text: the name, None = no longer any, or the class.
+    about: MUST: each group and the first one are one object, tied by the first Gaussian of each; CANNOT: no two groups
+    are; else a single group, for DELETE a sample of the object that had `count` Gaussians. text: the name, None = no
+    longer any, or the class.
     """
 
     kind: str
@@ -106,12 +110,14 @@ class Edits:
         cannot: list[Link] = []
         for edit in self.done:
             if edit.kind == MUST:
+                # The other Gaussians of a group are what an earlier split held apart there.
                 first, *others = (group[0] for group in edit.groups)
                 for other in others:
                     tied = _components(must)
                     if tied.get(first, -1) != tied.get(other, -2):  # so that there is one way between any two
                         must.append(Link(first, other, edit.said))
                 together = _components(must)
+                together |= {one: together[first] for group in edit.groups for one in group}
                 cannot = [
                     one for one in cannot if together.get(one.first, -1) != together.get(one.second, -2)
                 ]
@@ -129,8 +135,8 @@ class Edits:
         """`instances` of a cut by `constraints`, with what constraints cannot say, numbered as in `free`, the same cut
         without any: an instance keeps its number while most of it is there; a number may be left without Gaussians."""
         labels = self._without_deleted(instances.labels)
-        held_apart = [gaussian for link in self.constraints().cannot for gaussian in link.pair]
-        number = _numbers(free.labels.numpy(), labels.numpy(), held_apart, len(free))
+        split = [edit.groups for edit in self.done if edit.kind == CANNOT]
+        number = _numbers(free.labels.numpy(), labels.numpy(), split, (len(free), len(instances)))
         count = max(len(free), int(number.max(initial=NOBODY)) + 1)
         semantic = np.concatenate([free.classes.numpy(), np.zeros(count - len(free), dtype=np.int64)])
         kept = np.flatnonzero(number != NOBODY)
@@ -199,23 +205,37 @@ def _untied(must: list[Link], pairs: Sequence[tuple[int, int]]) -> list[Link]:
     return must
 
 
-def _numbers(free: Ints, labels: Ints, held_apart: Sequence[int], count: int) -> Ints:
+def _numbers(
+    free: Ints, labels: Ints, split: Sequence[tuple[tuple[int, ...], ...]], counts: tuple[int, int]
+) -> Ints:
     """[M] The number of each instance of `labels` [N], NOBODY for those without Gaussians: that of the one of `free`
-    [N], `count` in all, that it shares most with, each taken once, large shares first; then new ones, in the order in
-    which the Gaussians `held_apart` are in them, the others by size."""
-    sizes = np.bincount(labels[labels != NOBODY])
-    number = np.full(len(sizes), NOBODY)
+    [N] that it shares most with, each taken once, large shares first; then new ones. counts: instances of both.
+
+    Each split into k groups has k - 1 new numbers of its own, used or not, in order: so a later edit moves none of
+    them. Behind them, those that are new for another reason, by size.
+    """
+    before, count = counts
+    sizes = np.bincount(labels[labels != NOBODY], minlength=count)
+    number = np.full(count, NOBODY)
     both = np.flatnonzero((labels != NOBODY) & (free != NOBODY))
-    keys, shared = np.unique(labels[both] * max(count, 1) + free[both], return_counts=True)
+    keys, shared = np.unique(labels[both] * max(before, 1) + free[both], return_counts=True)
     taken: set[int] = set()
     for key in keys[np.argsort(-shared, kind="stable")].tolist():
-        one, before = divmod(key, count)
-        if number[one] == NOBODY and before not in taken:
-            number[one] = before
-            taken.add(before)
-    following = count
-    for one in [*labels[list(held_apart)].tolist(), *np.argsort(-sizes, kind="stable").tolist()]:
-        if one != NOBODY and sizes[one] and number[one] == NOBODY:
+        one, old = divmod(key, before)
+        if number[one] == NOBODY and old not in taken:
+            number[one] = old
+            taken.add(old)
+    following = before
+    for groups in split:
+        fresh = following
+        for group in groups:
+            one = labels[group[0]]
+            if one != NOBODY and number[one] == NOBODY and fresh < following + len(groups) - 1:
+                number[one] = fresh
+                fresh += 1
+        following += len(groups) - 1
+    for one in np.argsort(-sizes, kind="stable").tolist():
+        if sizes[one] and number[one] == NOBODY:
             number[one] = following
             following += 1
     return number
@@ -284,7 +304,16 @@ def _read_list(path: Path, name: str, content: Any, gaussians: int) -> tuple[Edi
         if not all(0 <= gaussian < gaussians for group in edit.groups for gaussian in group):
             raise ConstraintError(f"{path}: {name}, entry {place}: there are Gaussians 0 to {gaussians - 1}")
         result.append(edit)
+    sizes = [[len(group) for group in edit.groups] for edit in result if edit.kind == CANNOT]
+    pairs = sum((sum(some) ** 2 - sum(size**2 for size in some)) // 2 for some in sizes)
+    if pairs > MOST_PAIRS:
+        raise ConstraintError(f"{path}: {name}: {pairs} pairs to be held apart; wanted at most {MOST_PAIRS}")
     return tuple(result)
+
+
+def clean(text: str) -> str:
+    """A name from anywhere as it may be shown: one line of at most LONGEST printable letters."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())[:LONGEST].rstrip()
 
 
 def edit_from_json(content: dict[str, Any]) -> Edit | None:
@@ -299,14 +328,14 @@ def edit_from_json(content: dict[str, Any]) -> Edit | None:
         count = content.get("count", 0)
         if type(count) is not int or not isinstance(said, str):
             return None
-        return Edit(kind, said, tuple(map(tuple, groups)), count=count)
+        return Edit(kind, clean(said), tuple(map(tuple, groups)), count=count)
     gaussian = content.get("gaussian")
     kind = NAME if NAME in content else CLASS
     text = content.get(kind)
     usable = isinstance(text, str) or (kind == NAME and text is None)
     if kind not in content or type(gaussian) is not int or not usable or not isinstance(said, str):
         return None
-    return Edit(kind, said, ((gaussian,),), text)
+    return Edit(kind, clean(said), ((gaussian,),), clean(text) if text is not None else None)
 
 
 def _is_group(group: Any) -> bool:

@@ -40,6 +40,9 @@ from gs_lift.threads import torch_on_one_thread
 
 log = logging.getLogger(__name__)
 
+OWN = ("run.json", "config.yaml", "metrics.jsonl", "scores.json")
+"""Files of a run besides the stages' results and the edits."""
+
 LOG_EVERY = 20
 """Steps between two lines of metrics.jsonl."""
 
@@ -285,7 +288,7 @@ def segment_run(
             reporter.say(f"segment: {recall:.1%} of the nearest neighbours were found")
     instances, last = read_segmentation(run)
     recipe = last if changes is None and written is None else Recipe(dict(changes or {}), written)
-    if not run.edits.exists() and recipe.same_cut(last):
+    if not run.edits.exists() and not last.edits and recipe.same_cut(last):
         return instances
     gaussians = read_gaussians(run)
     recipe = replace(recipe, edits=read_run_edits(run, gaussians))
@@ -312,9 +315,10 @@ def output_paths(run: Run, out: Path) -> list[Path]:
         out.with_name("instances.ply" if out.stem == "labels" else f"{out.stem}_instances.ply"),
     ]
     own = {run.result(stage).resolve() for stage in STAGES}
-    own |= {(run.folder / name).resolve() for name in ("run.json", "scores.json")}
+    own |= {(run.folder / name).resolve() for name in OWN}
     for path in paths:
-        if path.resolve() in own or str(path.resolve()) == run.record.get("splat"):
+        kept = path.resolve().parent == run.folder.resolve() and path.name.startswith("edits.")
+        if kept or path.resolve() in own or str(path.resolve()) == run.record.get("splat"):
             raise RunError(
                 f"--out {out}: would replace {path}, which this run was made from; choose another name"
             )
@@ -370,7 +374,7 @@ def write_cut(
     )
     write_text_atomic(described, described_objects)
     ply.write_instances(painted, gaussians, instances, comments=comments)
-    run.write_record(labels=str(out.resolve()))
+    run.remember_labels(out)
     return [out, described, painted]
 
 
@@ -409,9 +413,10 @@ def write_contact_sheet(run: Run, path: Path, *, rows: int = 6) -> Path:
     gaussians, embeddings, instances = read_gaussians(run), read_embeddings(run), read_instances(run)
     strips = []
     # Test views have no segments to show, so training views stand between them.
-    for view in [one for pair in zip(scene.test, scene.train, strict=False) for one in pair][:rows]:
+    pairs = zip(scene.test, scene.train, strict=False)
+    kinds = [one for test, train in pairs for one in ((test, "test"), (train, "training"))]
+    for view, kind in kinds[:rows]:
         found = panoptic(view.camera, gaussians, embeddings, instances, scene.classes, backend=config.backend)
-        kind = "test" if view in scene.test else "training"
         strips.append(
             Strip(
                 name=f"{view.name} ({kind})",

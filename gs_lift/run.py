@@ -13,15 +13,19 @@ fit/ lift/      checkpoints while a stage runs
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from gs_lift.config import Config, differences, dump_config, load_config
 from gs_lift.errors import GsLiftError, RunError
-from gs_lift.files import write_text_atomic
+from gs_lift.files import locked, write_text_atomic
+
+log = logging.getLogger(__name__)
 
 STAGES = ("points", "fit", "lift", "segment")
 """In order; each reads what those before it wrote."""
@@ -61,8 +65,21 @@ class Run:
         return content
 
     def write_record(self, **changes: Any) -> None:
-        content = (self.record if (self.folder / "run.json").exists() else {}) | changes
-        write_text_atomic(self.folder / "run.json", json.dumps(content, indent=1) + "\n")
+        with locked(self.folder):
+            content = (self.record if (self.folder / "run.json").exists() else {}) | changes
+            write_text_atomic(self.folder / "run.json", json.dumps(content, indent=1) + "\n")
+
+    @property
+    def labels(self) -> Path | None:
+        """The labels.ply that the run was written to last, while it is there; None for a copy of the run."""
+        written = self.record.get("labels")
+        if not isinstance(written, dict) or written.get("run") != str(self.folder.resolve()):
+            return None
+        path = Path(str(written.get("path")))
+        return path if path.suffix.lower() == ".ply" and path.is_file() else None
+
+    def remember_labels(self, path: Path) -> None:
+        self.write_record(labels={"path": str(path.resolve()), "run": str(self.folder.resolve())})
 
     @property
     def name(self) -> str:
@@ -98,10 +115,12 @@ class Run:
     def remove_results(self, stage: str) -> None:
         """Remove what `stage` and all that follow from it have written.
 
-        Edits name rows of the splat: with another one they are put aside, as edits.old.json.
+        Edits name rows of the splat: with another one they are put aside, under another name.
         """
         if STAGES.index(stage) <= STAGES.index("fit") and self.edits.exists():
-            self.edits.replace(self.folder / "edits.old.json")
+            aside = next(path for i in count(1) if not (path := self.folder / f"edits.old{i}.json").exists())
+            self.edits.replace(aside)
+            log.warning("%s: the edits were of another splat; they are kept in %s", self.folder, aside.name)
         for later in STAGES[STAGES.index(stage) :]:
             self.result(later).unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints(later), ignore_errors=True)

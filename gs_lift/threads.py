@@ -7,6 +7,7 @@ whose last bit may differ (exp, hypot). So where bytes must not depend on the ma
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Lock
 
 import torch
 
@@ -18,14 +19,29 @@ def kernel_threads() -> int:
     return _for_kernels.get() or torch.get_num_threads()
 
 
+_lock = Lock()
+_inside = 0
+_before = 1
+
+
 @contextmanager
 def torch_on_one_thread(*, kernels: int | None = None) -> Iterator[None]:
-    """Inside, torch has one thread, and native kernels have `kernels`, or as many as before."""
-    before = torch.get_num_threads()
-    token = _for_kernels.set(kernels or kernel_threads())
-    torch.set_num_threads(1)
+    """Inside, torch has one thread, and native kernels have `kernels`, or as many as before.
+
+    Torch's number is the process's: it returns when the last of those that are inside at once leaves.
+    """
+    global _inside, _before
+    with _lock:
+        if _inside == 0:
+            _before = torch.get_num_threads()
+        _inside += 1
+        token = _for_kernels.set(kernels or _for_kernels.get() or _before)
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                torch.set_num_threads(_before)
         _for_kernels.reset(token)

@@ -12,8 +12,9 @@ from commands import gslift
 from settings import findable_run
 
 from gs_lift.editing import Editor, parse_assignment, parse_ids
-from gs_lift.errors import ConfigError, ConstraintError, listed
-from gs_lift.pipeline import evaluate_run, read_instances, segment_run
+from gs_lift.edits import MUST, Edit, splat_digest, write_edits
+from gs_lift.errors import ConfigError, ConstraintError, RunError, listed
+from gs_lift.pipeline import evaluate_run, read_instances, segment_run, write_outputs
 from gs_lift.run import Run
 
 
@@ -58,6 +59,16 @@ def test_a_split_of_what_was_merged_takes_the_merge_back(run: Run) -> None:
     assert torch.equal(editor.instances.labels, before)
 
 
+def test_a_merge_after_a_split_takes_the_split_back(run: Run) -> None:
+    editor = Editor(run)
+    before = editor.instances.labels
+    for one in (1, 2, 3, 4):
+        editor.do(editor.splitting(one))
+        new = int(editor.instances.present.max()) + 1
+        editor.do(editor.merging([one, new]))
+        assert torch.equal(editor.instances.labels, before), one
+
+
 def test_a_split_of_an_object_without_parts_gives_two_halves_and_nothing_is_lost(run: Run) -> None:
     editor = Editor(run)
     before = members(editor, 1)
@@ -77,6 +88,7 @@ def test_a_split_at_two_places_parts_what_lies_around_each(run: Run) -> None:
     left, right = int(inside[along.argmin()]), int(inside[along.argmax()])
     editor.do(editor.splitting(1, [left, right]))
     assert {int(editor.instances.labels[left]), int(editor.instances.labels[right])} == {0, 4}
+    assert set(editor.instances.labels[inside].tolist()) == {0, 4}
     with pytest.raises(ConfigError, match="wanted two places or more that belong to it"):
         editor.splitting(2, [left, right])
 
@@ -110,14 +122,17 @@ def test_undo_and_redo_lead_back_and_forth_to_the_same_bytes(run: Run) -> None:
 
 def test_a_re_cut_keeps_the_edits(run: Run) -> None:
     editor = Editor(run)
+    gone = sorted(members(editor, 4))
     editor.do(editor.merging([1, 3]), editor.naming(2, "mug"), editor.deleting(4))
     speakers = [link.pair for link in editor.edits.constraints().must]
+    editor.save()
     for granularity in (0.2, 0.8, 0.5):
         editor.cut({"granularity": granularity})
         labels = editor.instances.labels
         assert all(labels[a] == labels[b] >= 0 for a, b in speakers)
         assert list(editor.names.values()) == ["mug"]
-    assert torch.equal(labels, Editor(run).instances.labels)
+        assert (labels[gone] == -1).all()
+        assert torch.equal(segment_run(run, changes={"granularity": granularity}).labels, labels)
 
 
 def test_segment_applies_edits_that_were_written_by_hand(run: Run) -> None:
@@ -125,12 +140,15 @@ def test_segment_applies_edits_that_were_written_by_hand(run: Run) -> None:
     edit = editor.merging([1, 2])
     plain = read_instances(run)
     editor.do(edit)
+    editor.save()
     edited, text = read_instances(run), run.edits.read_text()
     run.edits.unlink()
     assert torch.equal(segment_run(run, changes={}).labels, plain.labels)
     run.edits.write_text(text)
     assert torch.equal(segment_run(run).labels, edited.labels)
     assert torch.equal(read_instances(run).labels, edited.labels)
+    run.edits.unlink()
+    assert torch.equal(segment_run(run).labels, plain.labels)
 
 
 def test_an_edit_that_cannot_be_leaves_everything_as_it_was(run: Run, tmp_path: Path) -> None:
@@ -151,18 +169,59 @@ def test_an_edit_that_cannot_be_leaves_everything_as_it_was(run: Run, tmp_path: 
 def test_the_edits_of_a_splat_that_is_made_anew_are_put_aside(run: Run) -> None:
     editor = Editor(run)
     editor.do(editor.deleting(1))
+    editor.save()
     text = run.edits.read_text()
     run.forget("lift")
     assert run.edits.read_text() == text  # the rows are the same
     run.forget("fit")
     assert not run.edits.exists()
-    assert (run.folder / "edits.old.json").read_text() == text
+    run.edits.write_text("{}")
+    run.forget("fit")
+    assert [(run.folder / f"edits.old{i}.json").read_text() for i in (1, 2)] == [text, "{}"]
+
+
+def test_two_who_edit_at_once_lose_nothing(run: Run) -> None:
+    one, other = Editor(run), Editor(run)
+    one.do(one.naming(1, "mug"))
+    one.save()
+    other.do(other.naming(3, "box"))
+    with pytest.raises(RunError, match="edited by somebody else meanwhile"):
+        other.save()
+    assert Editor(run).names == {0: "mug"}
+
+
+def test_edits_that_do_not_hold_can_be_undone(run: Run, tmp_path: Path) -> None:
+    editor = Editor(run)
+    editor.do(editor.naming(1, "mug"))
+    editor.save()
+    nobody = int(torch.nonzero(~torch.isin(torch.arange(3000), editor.instances.tree["rows"]))[0])
+    write_edits(
+        run.edits,
+        editor.edits.and_then(Edit(MUST, "merge 1, 9", ((editor.edits.done[0].groups[0][0],), (nobody,)))),
+        splat_digest(editor.gaussians),
+    )
+    result = gslift("segment", "run", "--out", "labels.ply", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "impossible: merge 1, 9" in result.stderr
+    assert gslift("edit", "run", "--undo", cwd=tmp_path).returncode == 0
+    assert gslift("segment", "run", "--out", "labels.ply", cwd=tmp_path).returncode == 0
+    assert objects(tmp_path / "labels.json")[1]["name"] == "mug"
+
+
+def test_a_copy_of_a_run_leaves_the_files_of_the_original_alone(run: Run, tmp_path: Path) -> None:
+    write_outputs(run, tmp_path / "labels.ply")
+    shutil.copytree(run.folder, tmp_path / "copy")
+    assert Run(tmp_path / "copy").labels is None
+    assert run.labels == tmp_path / "labels.ply"
+    (tmp_path / "labels.ply").unlink()
+    assert run.labels is None
 
 
 def test_scores_count_what_is_there(run: Run) -> None:
     editor = Editor(run)
     before = evaluate_run(run)["released"]
     editor.do(editor.deleting(2))
+    editor.save()
     after = evaluate_run(run)["released"]
     assert after.objects_found < before.objects_found
 
@@ -206,6 +265,8 @@ def test_the_shell_edits_and_writes_again_what_was_written(run: Run, tmp_path: P
         (["--redo"], "redo: nothing was undone"),
         (["--out", "labels.txt"], "--out labels.txt: wanted a name that ends in .ply"),
         (["--out", "run/splat.ply"], "would replace run/splat.ply, which this run was made from"),
+        (["--out", "run/edits.ply"], "would replace run/edits.ply, which this run was made from"),
+        (["--delete", "1", "--merge", "1,9"], "no object 9; there are 1 to 4"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(

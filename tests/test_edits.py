@@ -83,6 +83,10 @@ def test_edits_of_another_splat_are_refused(tmp_path: Path) -> None:
         ('{"edits": [{"delete": [1], "count": "many"}]}', "not an edit"),
         ('{"undone": [{"delete": [10]}]}', "undone, entry 1: there are Gaussians 0 to 9"),
         ('{"edits": [{"must_link": [[0], [-1]]}]}', "there are Gaussians 0 to 9"),
+        (
+            json.dumps({"edits": [{"cannot_link": [[1] * 500, [2] * 500]}]}),
+            "250000 pairs to be held apart; wanted at most 200000",
+        ),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path: Path, content: str, said: str) -> None:
@@ -90,6 +94,14 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, content: str, said: str)
     path.write_text(content)
     with pytest.raises(ConstraintError, match=said):
         read_edits(path, 10)
+
+
+def test_names_that_would_do_something_to_a_terminal_are_cleaned(tmp_path: Path) -> None:
+    path = tmp_path / "edits.json"
+    name = "mug\n\x1b[2J\ud800 " + 500 * "x"
+    path.write_text(json.dumps({"edits": [{"said": name, "name": name, "gaussian": 1}]}))
+    (edit,) = read_edits(path, 10).done
+    assert edit.text == edit.said == ("mug [2J " + 500 * "x")[:200]
 
 
 # ---- which of them hold
@@ -121,6 +133,11 @@ def test_a_merge_after_a_split_wins() -> None:
 
 def test_a_merge_by_way_of_a_third_wins_too() -> None:
     assert pairs(Edits((split((1,), (3,)), merge(1, 2), merge(2, 3)))) == ({(1, 2), (2, 3)}, set())
+
+
+def test_a_merge_takes_back_a_split_that_named_many() -> None:
+    wide = Edit(MUST, "merge", ((9, 1, 2), (8, 3, 4)))
+    assert pairs(Edits((split((1, 2), (3, 4)), wide))) == ({(9, 8)}, set())
 
 
 def test_a_split_after_merges_takes_the_latest_tie_between_the_two() -> None:
@@ -168,6 +185,16 @@ def test_new_instances_are_numbered_in_the_order_of_the_edits() -> None:
     one, both = split((0,), (3,), (4,)), split((5,), (8,))
     assert Edits((one, both)).applied(cut, free, CLASSES).labels.tolist() == [0, 0, 0, 2, 3, 1, 1, 1, 4, 4]
     assert Edits((both, one)).applied(cut, free, CLASSES).labels.tolist() == [0, 0, 0, 3, 4, 1, 1, 1, 2, 2]
+
+
+def test_an_edit_moves_the_number_of_no_earlier_one() -> None:
+    free = instances_of([0, 0, 0, 1, 1, 1])
+    first, second = split((0,), (2,)), split((3,), (5,))
+    both = instances_of([0, 0, 2, 1, 1, 3])
+    assert Edits((first, second)).applied(both, free, CLASSES).labels.tolist() == [0, 0, 2, 1, 1, 3]
+    merged_back = instances_of([0, 0, 0, 1, 1, 2])
+    edits = Edits((first, second, merge(0, 2)))
+    assert edits.applied(merged_back, free, CLASSES).labels.tolist() == [0, 0, 0, 1, 1, 3]
 
 
 def test_a_deleted_object_is_nobodys_and_the_others_keep_their_numbers() -> None:
@@ -219,6 +246,10 @@ def test_parts_follow_their_instances() -> None:
     assert edited.instance.tolist() == [1, 1]
     assert edited.parent.tolist() == [-1, 0]
     assert edited.labels.tolist() == [-1, -1, 0, 1, -1]
+    gone = Edits((Edit(DELETE, "", ((2, 3),), count=2), Edit(DELETE, "", ((4,),), count=1)))
+    edited = gone.applied(free, free, CLASSES).parts
+    assert edited is not None
+    assert edited.instance.tolist() == [0, 0]
 
 
 def test_a_file_is_json_that_a_person_can_read(tmp_path: Path) -> None:
