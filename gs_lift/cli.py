@@ -135,7 +135,7 @@ def segment(
     ] = None,
 ) -> None:
     """Cluster the Gaussians into objects and write them; with options, cut the same tree again."""
-    from gs_lift.pipeline import output_paths, segment_run, write_outputs
+    from gs_lift.pipeline import output_paths, read_segmentation, segment_run, write_outputs
 
     reporter = _reporter()
     if out.suffix.lower() != ".ply":
@@ -150,7 +150,8 @@ def segment(
     if granularity is not None:
         changes["granularity"] = granularity
     instances = segment_run(chosen, changes=changes, constraints=constraints, reporter=reporter)
-    reporter.say(f"{chosen.name}: {len(instances.present)} objects")
+    edited = f", after {count} edits" if (count := len(read_segmentation(chosen)[1].edits.done)) else ""
+    reporter.say(f"{chosen.name}: {len(instances.present)} objects{edited}")
     for path in write_outputs(chosen, out):
         reporter.say(f"wrote {path}")
 
@@ -159,20 +160,33 @@ def segment(
 def edit(
     run: RunFolder = None,
     merge: Annotated[list[str] | None, typer.Option(help="A,B[,...]: these objects are one.")] = None,
-    split: Annotated[list[int] | None, typer.Option(help="A: this object is several.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="A, or A:G,H at two of its Gaussians: this object is several.")
+    ] = None,
     name: Annotated[list[str] | None, typer.Option(help="A=NAME: what you call it; A= for no name.")] = None,
     classes: Annotated[list[str] | None, typer.Option("--class", help="A=CLASS, one of things.")] = None,
     delete: Annotated[list[int] | None, typer.Option(help="A: this object is none.")] = None,
     undo: Annotated[
-        int, typer.Option("--undo", count=True, help="Take the last edit back, before all else.")
+        int,
+        typer.Option(
+            "--undo",
+            count=True,
+            show_default=False,
+            help="Take the last edit back, before all else; repeats.",
+        ),
     ] = 0,
-    redo: Annotated[int, typer.Option("--redo", count=True, help="Make again what was undone.")] = 0,
+    redo: Annotated[
+        int, typer.Option("--redo", count=True, show_default=False, help="Make again what was undone.")
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="labels.ply to write; the one that was written last if left out.")
     ] = None,
 ) -> None:
-    """Correct a run's objects, for good: every later cut keeps the edits. Ids are those before, or after --undo."""
-    from gs_lift.editing import Editor, parse_assignment, parse_ids
+    """Correct a run's objects, for good: every later cut keeps the edits. Without options: what was edited.
+
+    Ids are those of labels.json before the command. Another cut (--granularity ...) numbers its objects anew.
+    """
+    from gs_lift.editing import Editor
     from gs_lift.pipeline import output_paths
 
     reporter, chosen = _reporter(), _run(run)
@@ -181,28 +195,25 @@ def edit(
     if out is not None:
         output_paths(chosen, out)
     editor = Editor(chosen, reporter=reporter)
-    for _ in range(undo):
-        reporter.say(f"undo: {editor.undo().said}")
-    for _ in range(redo):
-        reporter.say(f"redo: {editor.redo().said}")
-    edits = [
-        *(editor.merging(parse_ids(one)) for one in merge or []),
-        *(editor.splitting(one) for one in split or []),
-        *(editor.naming(*parse_assignment("--name", one)) for one in name or []),
-        *(editor.classing(*parse_assignment("--class", one)) for one in classes or []),
-        *(editor.deleting(one) for one in delete or []),
-    ]
+    said = [f"undo: {editor.undo().said}" for _ in range(undo)]
+    said += [f"redo: {editor.redo().said}" for _ in range(redo)]
+    edits = editor.edits_of(merge or [], split or [], name or [], classes or [], delete or [])
     if edits:
         editor.do(*edits)
-    changed = bool(edits or undo or redo)
+    changed = bool(edits or said)
     if changed:
         editor.save()
-    for place, made in enumerate(editor.edits.done, start=1):
-        reporter.say(f"{place:3}  {made.said}{editor.outcome(made)}")
-    reporter.say(f"{chosen.name}: {len(editor.instances.present)} objects, {len(editor.edits.done)} edits")
+    said += [editor.outcome(made) for made in edits]
+    for line in (
+        said if changed else [f"{place:3}  {one.said}" for place, one in enumerate(editor.edits.done, 1)]
+    ):
+        reporter.say(line)
+    reporter.say(f"{chosen.name}: {editor.summary}")
     if out is not None or (changed and chosen.labels is not None):
         for path in editor.write_outputs(out):
             reporter.say(f"wrote {path}")
+    elif changed:
+        reporter.say("no labels.ply was written; gslift segment --out labels.ply makes one")
 
 
 @app.command("eval")
@@ -340,6 +351,8 @@ def extract(
         raise ConfigError(f"--out {out}: wanted a name that ends in .ply")
     if bool(ids or classes) == bool(but):
         raise ConfigError("wanted either --id or --class, or --everything-but")
+    if source is not None and source.is_file() and out.resolve() == source.resolve():
+        raise ConfigError(f"--out {out}: would replace what it is taken from; choose another name")
     reporter = _reporter()
     labelled = (
         Labelled.of_file(source) if source is not None and source.is_file() else Labelled.of_run(_run(source))

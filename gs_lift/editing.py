@@ -53,6 +53,9 @@ SEEDS = 16
 SAMPLE = 64
 """Gaussians by which a deleted object is known again."""
 
+LEAST_PART = 0.1
+"""Share of an object that its second largest part has at least, if it is to be split into its parts."""
+
 ROUNDS = 20
 """Of 2-means, at most."""
 
@@ -62,6 +65,14 @@ def parse_ids(text: str) -> list[int]:
     if not re.fullmatch(r"\d{1,9}(,\d{1,9})+", text):
         raise ConfigError(f"--merge {text}: wanted ids with commas between, for example 3,7")
     return [int(one) for one in text.split(",")]
+
+
+def parse_split(text: str) -> tuple[int, list[int]]:
+    """Of "5", or "5:120,4000" with places. Raises ConfigError."""
+    if not re.fullmatch(r"\d{1,9}(:\d{1,9}(,\d{1,9})+)?", text):
+        raise ConfigError(f"--split {text}: wanted an id, or one with Gaussians of it: 5:120,4000")
+    one, _, places = text.partition(":")
+    return int(one), [int(place) for place in places.split(",") if place]
 
 
 def parse_assignment(option: str, text: str) -> tuple[int, str]:
@@ -140,8 +151,8 @@ class Editor:
         ties = [link for link in self.edits.constraints().must if inside.issuperset(link.pair)]
         if ties:
             return Edit(CANNOT, said, tuple((end,) for end in ties[-1].pair))
-        parts = self._parts(one - 1)
-        if len(parts) < 2:
+        parts = sorted(self._parts(one - 1), key=len, reverse=True)
+        if len(parts) < 2 or len(parts[1]) < LEAST_PART * len(members):
             parts = self._halves(members)
         if len(parts) < 2:
             raise ConfigError(f"{said}: it has {len(members)} Gaussian, nothing to split")
@@ -153,16 +164,18 @@ class Editor:
         if len(name) > LONGEST:
             raise ConfigError(f"name {one}: {len(name)} letters; wanted at most {LONGEST}")
         name = clean(name)
-        return Edit(NAME, f"name {one} {name}".rstrip(), ((self._speaker(one),),), name or None)
+        said = f"name of {one}: {name}" if name else f"no name for {one}"
+        return Edit(NAME, said, ((self._speaker(one),),), name or None)
 
     def classing(self, one: int, name: str) -> Edit:
         """Object `one` is of that class of things."""
         things = [self.scene.classes.names[thing] for thing in self.scene.classes.things]
         if name not in things:
             raise ConfigError(
-                f"class {one}={name}: no such class of things; one of: {', '.join(things)}.{suggestion(name, things)}"
+                f"class {one}={name}: no such class of things; one of: {', '.join(things)} (a --name may be any word)."
+                f"{suggestion(name, things)}"
             )
-        return Edit(CLASS, f"class {one} {name}", ((self._speaker(one),),), name)
+        return Edit(CLASS, f"class of {one}: {name}", ((self._speaker(one),),), name)
 
     def deleting(self, one: int) -> Edit:
         """Object `one` is none: its Gaussians belong to nobody."""
@@ -171,12 +184,41 @@ class Editor:
         return Edit(DELETE, f"delete {one}", (tuple(sample.tolist()),), count=len(members))
 
     def outcome(self, edit: Edit) -> str:
-        """What the Gaussians that an edit names are now: "", or " -> 3" with the objects' ids."""
-        if edit.kind == DELETE:
-            return ""
-        named = [gaussian for group in edit.groups for gaussian in group]
+        """An edit that was just made, in words, with the ids that its objects have now."""
+        if edit.kind not in (MUST, CANNOT):
+            return edit.said
+        named = [group[0] for group in edit.groups]
         ids = sorted({int(self.instances.labels[gaussian]) + 1 for gaussian in named} - {0})
-        return f" -> {listed(ids)}"
+        return f"{edit.said} -> {listed(ids)}"
+
+    @property
+    def summary(self) -> str:
+        """How much there is, in words."""
+        objects, edits = len(self.instances.present), len(self.edits.done)
+        return f"{objects} object{'s' * (objects != 1)}, {edits} edit{'s' * (edits != 1)}"
+
+    def edits_of(
+        self,
+        merge: Sequence[str],
+        split: Sequence[str],
+        name: Sequence[str],
+        classes: Sequence[str],
+        delete: Sequence[int],
+    ) -> list[Edit]:
+        """As the options of `gslift edit` say them, all of objects as they are now. Raises ConfigError."""
+        merged, parted = [parse_ids(one) for one in merge], [parse_split(one) for one in split]
+        touched = {one for ids in merged for one in ids} | {one for one, _ in parted}
+        if both := touched.intersection(delete):
+            raise ConfigError(
+                f"--delete {min(both)}: is merged or split by the same command; wanted one of both"
+            )
+        return [
+            *(self.merging(ids) for ids in merged),
+            *(self.splitting(one, places) for one, places in parted),
+            *(self.naming(*parse_assignment("--name", one)) for one in name),
+            *(self.classing(*parse_assignment("--class", one)) for one in classes),
+            *(self.deleting(one) for one in delete),
+        ]
 
     # ---- what changes them, in memory until `save`
 
@@ -220,7 +262,7 @@ class Editor:
         """
         with locked(self.run.folder):
             if read_run_edits(self.run, self.gaussians) != self._saved:
-                raise RunError(f"{self.run.edits}: edited by somebody else meanwhile; open the run again")
+                raise RunError(f"{self.run.edits}: edited by somebody else meanwhile; do it again")
             write_edits(self.run.edits, self.edits, splat_digest(self.gaussians))
             write_segmentation(self.run, self.instances, self.recipe)
             self._saved = self.edits

@@ -5,8 +5,8 @@ edits.json of a run holds them in order, those that were undone apart:
     {"splat": "<digest>", "edits": [
       {"said": "merge 3, 7", "must_link": [[12], [40]]},
       {"said": "split 5", "cannot_link": [[5, 6], [77]]},
-      {"said": "name 4 mug", "gaussian": 88, "name": "mug"},
-      {"said": "class 4 chair", "gaussian": 88, "class": "chair"},
+      {"said": "name of 4: mug", "gaussian": 88, "name": "mug"},
+      {"said": "class of 4: chair", "gaussian": 88, "class": "chair"},
       {"said": "delete 9", "delete": [9, 301], "count": 250}],
      "undone": []}
 
@@ -283,12 +283,12 @@ def read_edits(path: Path, gaussians: int, splat: str | None = None) -> Edits:
         content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
         raise ConstraintError(f"{path}: not readable as JSON ({error}); mend it, or move it away") from None
-    if not isinstance(content, dict) or set(content) - {"splat", "edits", "undone"}:
+    if not isinstance(content, dict) or "splat" not in content or set(content) - {"splat", "edits", "undone"}:
         raise ConstraintError(f"{path}: wanted an object with splat, edits and undone")
-    if splat is not None and content.get("splat") != splat:
+    if splat is not None and content["splat"] != splat:
         raise ConstraintError(
-            f"{path}: of another splat than the run's ({content.get('splat')} -> {splat}), whose rows are others; "
-            "move it away"
+            f"{path}: of another splat than the run's ({clean(str(content['splat']))} -> {splat}), whose rows are "
+            "others; move it away"
         )
     return Edits(*(_read_list(path, name, content.get(name, []), gaussians) for name in ("edits", "undone")))
 

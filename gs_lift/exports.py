@@ -91,7 +91,7 @@ class Labelled:
         """[N] Which Gaussians belong to objects of those ids or classes, by a score of min_score at least; or which do
         not. Raises ConfigError for an id or a class that is not there."""
         if unknown := [one for one in ids if one not in self.class_of]:
-            raise ConfigError(f"--id {unknown[0]}: no such object; there are {listed(sorted(self.class_of))}")
+            raise ConfigError(f"no object {unknown[0]}; there are {listed(sorted(self.class_of))}")
         there = {name for name in self.class_of.values() if name}
         if missing := [name for name in classes if name not in there]:
             raise ConfigError(

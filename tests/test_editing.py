@@ -11,7 +11,7 @@ import torch
 from commands import gslift
 from settings import findable_run
 
-from gs_lift.editing import Editor, parse_assignment, parse_ids
+from gs_lift.editing import Editor, parse_assignment, parse_ids, parse_split
 from gs_lift.edits import MUST, Edit, splat_digest, write_edits
 from gs_lift.errors import ConfigError, ConstraintError, RunError, listed
 from gs_lift.pipeline import evaluate_run, read_instances, segment_run, write_outputs
@@ -245,9 +245,11 @@ def test_the_shell_edits_and_writes_again_what_was_written(run: Run, tmp_path: P
     assert json.loads((tmp_path / "labels.json").read_text())["cut"]["edits"][0] == "merge 2, 4"
     edit("--undo", "--undo", "--undo")
     assert (tmp_path / "labels.json").read_text() == plain
-    assert "merge 2, 4 -> 2" in edit("--redo")
+    assert edit("--redo").splitlines()[0] == "redo: merge 2, 4"
     assert list(objects(tmp_path / "labels.json")) == [1, 2, 3]
-    assert "  1  merge 2, 4 -> 2" in edit()  # what was edited
+    assert edit().splitlines()[0] == "  1  merge 2, 4"
+    assert edit("--split", "2").splitlines()[0] == "split 2 -> 2, 4"
+    assert "4 objects, after 2 edits" in gslift("segment", "run", "--out", "labels.ply", cwd=tmp_path).stdout
 
 
 @pytest.mark.parametrize(
@@ -266,7 +268,9 @@ def test_the_shell_edits_and_writes_again_what_was_written(run: Run, tmp_path: P
         (["--out", "labels.txt"], "--out labels.txt: wanted a name that ends in .ply"),
         (["--out", "run/splat.ply"], "would replace run/splat.ply, which this run was made from"),
         (["--out", "run/edits.ply"], "would replace run/edits.ply, which this run was made from"),
-        (["--delete", "1", "--merge", "1,9"], "no object 9; there are 1 to 4"),
+        (["--delete", "2", "--merge", "1,9"], "no object 9; there are 1 to 4"),
+        (["--delete", "1", "--merge", "1,3"], "--delete 1: is merged or split by the same command"),
+        (["--split", "1:7"], "--split 1:7: wanted an id, or one with Gaussians of it: 5:120,4000"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(
@@ -281,6 +285,8 @@ def test_what_makes_no_sense_is_refused_in_one_line(
 
 def test_options_are_parsed() -> None:
     assert parse_ids("3,7,12") == [3, 7, 12]
+    assert parse_split("5") == (5, [])
+    assert parse_split("5:120,4000") == (5, [120, 4000])
     assert parse_assignment("--name", "4=a=b") == (4, "a=b")
     assert listed([1, 2, 3, 4, 6, 7, 9]) == "1 to 4, 6, 7, 9"
     assert listed([]) == "none"

@@ -68,23 +68,24 @@ def test_edits_of_another_splat_are_refused(tmp_path: Path) -> None:
         ("{", "not readable as JSON"),
         ("[" * 100_000, "not readable as JSON"),
         ("[]", "wanted an object with splat, edits and undone"),
-        ('{"edit": []}', "wanted an object with splat, edits and undone"),
-        ('{"edits": {}}', "edits: wanted a list"),
-        ('{"edits": [3]}', "edits, entry 1: not an edit: 3"),
-        ('{"edits": [{"said": "merge"}]}', "not an edit"),
-        ('{"edits": [{"must_link": [[1]]}]}', "not an edit"),
-        ('{"edits": [{"must_link": [[1], [true]]}]}', "not an edit"),
-        ('{"edits": [{"must_link": [[1], []]}]}', "not an edit"),
-        ('{"edits": [{"cannot_link": 5}]}', "not an edit"),
-        ('{"edits": [{"name": 7, "gaussian": 1}]}', "not an edit"),
-        ('{"edits": [{"class": null, "gaussian": 1}]}', "not an edit"),
-        ('{"edits": [{"name": "mug"}]}', "not an edit"),
-        ('{"edits": [{"name": "mug", "gaussian": 1, "said": 3}]}', "not an edit"),
-        ('{"edits": [{"delete": [1], "count": "many"}]}', "not an edit"),
-        ('{"undone": [{"delete": [10]}]}', "undone, entry 1: there are Gaussians 0 to 9"),
-        ('{"edits": [{"must_link": [[0], [-1]]}]}', "there are Gaussians 0 to 9"),
+        ('{"edits": []}', "wanted an object with splat, edits and undone"),
+        ('{"splat": "", "edit": []}', "wanted an object with splat, edits and undone"),
+        ('{"splat": "", "edits": {}}', "edits: wanted a list"),
+        ('{"splat": "", "edits": [3]}', "edits, entry 1: not an edit: 3"),
+        ('{"splat": "", "edits": [{"said": "merge"}]}', "not an edit"),
+        ('{"splat": "", "edits": [{"must_link": [[1]]}]}', "not an edit"),
+        ('{"splat": "", "edits": [{"must_link": [[1], [true]]}]}', "not an edit"),
+        ('{"splat": "", "edits": [{"must_link": [[1], []]}]}', "not an edit"),
+        ('{"splat": "", "edits": [{"cannot_link": 5}]}', "not an edit"),
+        ('{"splat": "", "edits": [{"name": 7, "gaussian": 1}]}', "not an edit"),
+        ('{"splat": "", "edits": [{"class": null, "gaussian": 1}]}', "not an edit"),
+        ('{"splat": "", "edits": [{"name": "mug"}]}', "not an edit"),
+        ('{"splat": "", "edits": [{"name": "mug", "gaussian": 1, "said": 3}]}', "not an edit"),
+        ('{"splat": "", "edits": [{"delete": [1], "count": "many"}]}', "not an edit"),
+        ('{"splat": "", "undone": [{"delete": [10]}]}', "undone, entry 1: there are Gaussians 0 to 9"),
+        ('{"splat": "", "edits": [{"must_link": [[0], [-1]]}]}', "there are Gaussians 0 to 9"),
         (
-            json.dumps({"edits": [{"cannot_link": [[1] * 500, [2] * 500]}]}),
+            json.dumps({"splat": "", "edits": [{"cannot_link": [[1] * 500, [2] * 500]}]}),
             "250000 pairs to be held apart; wanted at most 200000",
         ),
     ],
@@ -99,7 +100,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, content: str, said: str)
 def test_names_that_would_do_something_to_a_terminal_are_cleaned(tmp_path: Path) -> None:
     path = tmp_path / "edits.json"
     name = "mug\n\x1b[2J\ud800 " + 500 * "x"
-    path.write_text(json.dumps({"edits": [{"said": name, "name": name, "gaussian": 1}]}))
+    path.write_text(json.dumps({"splat": "", "edits": [{"said": name, "name": name, "gaussian": 1}]}))
     (edit,) = read_edits(path, 10).done
     assert edit.text == edit.said == ("mug [2J " + 500 * "x")[:200]
 
