@@ -103,8 +103,8 @@ def orbit_of_cameras(
     the image size is that of the first camera, the field of view the median.
     """
     positions = torch.stack([camera.position for camera in cameras])
-    up = _up_of_cameras(cameras) if up is None else up / up.norm()
-    focus = _focus(cameras, _opaque_means(gaussians).median(dim=0).values)
+    up = up_of_cameras(cameras) if up is None else up / up.norm()
+    focus = focus_of_cameras(cameras, _opaque_means(gaussians).median(dim=0).values)
     offsets = positions - focus
     heights = offsets @ up
     flat = offsets - heights[:, None] * up
@@ -170,7 +170,7 @@ def read_camera_path(path: Path) -> CameraPath:
     return _numbered(cameras, fps)
 
 
-def _up_of_cameras(cameras: Sequence[Camera]) -> Float[Tensor, "3"]:
+def up_of_cameras(cameras: Sequence[Camera]) -> Float[Tensor, "3"]:
     """The mean of the directions that are up in the images; where those cancel, away from where the cameras look."""
     rotations = torch.stack([camera.viewmat[:3, :3] for camera in cameras])
     up = -rotations[:, 1].mean(dim=0)
@@ -181,7 +181,7 @@ def _up_of_cameras(cameras: Sequence[Camera]) -> Float[Tensor, "3"]:
     return up / up.norm()
 
 
-def _focus(cameras: Sequence[Camera], center: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
+def focus_of_cameras(cameras: Sequence[Camera], center: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
     """The point nearest to all optical axes, in least squares, pulled a little to `center`."""
     identity = torch.eye(3, dtype=torch.float64)
     matrix, vector = _PULL * len(cameras) * identity, _PULL * len(cameras) * center

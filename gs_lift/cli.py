@@ -216,6 +216,41 @@ def edit(
         reporter.say("no labels.ply was written; gslift segment --out labels.ply makes one")
 
 
+@app.command()
+def view(
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN_OR_LABELS",
+            help="Run folder or labels.ply; the latest run if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to serve at; others than this machine's are open to all.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(help="Port to serve at.")] = 8080,
+) -> None:
+    """Look at the objects in a browser, correct them, and take them out; ends with Ctrl-C."""
+    from gs_lift.editing import Editor
+    from gs_lift.exports import Labelled
+    from gs_lift.viewer import Window, open_server, where_to_look
+    from gs_lift.viewer.painting import Shown
+
+    reporter = _reporter()
+    if source is not None and source.is_file():
+        editor, shown = None, Shown.of_labelled(Labelled.of_file(source))
+    else:
+        editor = Editor(_run(source), reporter=reporter)
+        shown = Shown.of_editor(editor)
+    server = open_server(host, port)
+    window = Window(server, shown, editor)
+    for line in where_to_look(host, port):
+        reporter.say(line)
+    reporter.wait()
+    window.close()
+
+
 @app.command("eval")
 def evaluate(
     run: RunFolder = None,

@@ -268,9 +268,15 @@ class Editor:
             self._saved = self.edits
 
     @torch_on_one_thread()
-    def write_outputs(self, out: Path | None = None) -> list[Path]:
-        """labels.ply and what goes beside it; where the run was written to last by default. The paths."""
+    def write_outputs(
+        self, out: Path | None = None, *, state: tuple[Instances, Recipe] | None = None
+    ) -> list[Path]:
+        """labels.ply and what goes beside it; where the run was written to last by default. The paths.
+
+        state: the cut to be written, the present one by default: it may change meanwhile.
+        """
         out = out or self.run.labels
+        instances, recipe = state or (self.instances, self.recipe)
         if out is None:
             raise RunError(f"{self.run.folder}: not written yet; name a labels.ply with --out")
         if self._shown is None:
@@ -281,8 +287,8 @@ class Editor:
             self.gaussians,
             self.embeddings,
             self.scene,
-            self.instances,
-            self.recipe,
+            instances,
+            recipe,
             shown=self._shown,
         )
 

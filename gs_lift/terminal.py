@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from rich.console import Console
@@ -74,6 +74,13 @@ class TerminalReporter:
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
+
+    def wait(self) -> None:
+        """Until Ctrl-C, which ends it without an error."""
+        interrupt = Interrupt()
+        with suppress(KeyboardInterrupt), interrupt.installed():
+            while not interrupt.wished:
+                time.sleep(0.2)
 
     @contextmanager
     def stage(self, name: str, total: int | None) -> Iterator[OnStep]:

@@ -39,7 +39,7 @@ LAYERS = [
     {"run", "doctor", "recipe"},
     {"pipeline"},
     {"benchmark", "editing", "exports", "pictures"},
-    {"scoring"},
+    {"scoring", "viewer"},
     {"cli"},
 ]
 LAYER_OF = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -1,0 +1,149 @@
+"""What the viewer shows of each Gaussian: its colour by the mode of the view."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from gs_lift.editing import Editor
+from gs_lift.exports import Labelled
+from gs_lift.gaussians import Gaussians
+from gs_lift.geometry import SH_C0, quats_to_rotmats
+from gs_lift.palette import colorize, viridis
+from gs_lift.segmentation import VOID
+
+DIMMED = 0.3
+"""Share of its colour that stays of what is not selected."""
+
+
+@dataclass(frozen=True)
+class Object:
+    """A line of the list. id: as in labels.json, from 1."""
+
+    id: int
+    count: int
+    score: float
+    class_name: str | None
+    name: str | None
+
+    @property
+    def title(self) -> str:
+        words = [f"{self.id}", self.name or "", self.class_name or "", f"{self.count:,}", f"{self.score:.2f}"]
+        return " · ".join(word for word in words if word)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Gaussians with the object of each: labels [N], -1 = none, scores [N], classes [N] (VOID = unknown) of `names`."""
+
+    gaussians: Gaussians
+    labels: Int[np.ndarray, "N"]
+    scores: Float[np.ndarray, "N"]
+    classes: Int[np.ndarray, "N"]
+    class_names: tuple[str, ...]
+    objects: tuple[Object, ...]
+
+    @classmethod
+    def of_editor(cls, editor: Editor) -> "Shown":
+        instances, names = editor.instances, editor.names
+        labels = instances.labels.numpy()
+        semantic = editor.embeddings.semantic.argmax(dim=1).numpy()
+        of_object = np.append(instances.classes.numpy(), VOID)
+        objects = tuple(
+            Object(one + 1, count, score, editor.class_name(one), names.get(one))
+            for one, (count, score) in enumerate(
+                zip(instances.counts.tolist(), instances.object_scores.tolist(), strict=True)
+            )
+            if count
+        )
+        return cls(
+            editor.gaussians.detach().to("cpu"),
+            labels,
+            instances.scores.numpy(),
+            np.where(labels >= 0, of_object[labels], semantic),
+            editor.scene.classes.names,
+            objects,
+        )
+
+    @classmethod
+    def of_labelled(cls, labelled: Labelled) -> "Shown":
+        labels, scores = labelled.ids.numpy() - 1, labelled.scores.numpy()
+        names = tuple(sorted({name for name in labelled.class_of.values() if name}))
+        objects = tuple(
+            Object(one, int(members.sum()), float(scores[members].mean()), class_name, None)
+            for one, class_name in labelled.class_of.items()
+            if (members := labels == one - 1).any()
+        )
+        classes = np.full(int(labels.max(initial=-1)) + 2, VOID)
+        for one in objects:
+            if one.class_name:
+                classes[one.id - 1] = names.index(one.class_name)
+        return cls(labelled.gaussians, labels, scores, classes[labels], names, objects)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def covariances_of(gaussians: Gaussians) -> Float[np.ndarray, "N 3 3"]:
+    """In world units squared."""
+    axes = quats_to_rotmats(gaussians.quats.float()) * gaussians.scales.float()[:, None, :]
+    return (axes @ axes.transpose(1, 2)).detach().cpu().numpy()
+
+
+def colors_of(gaussians: Gaussians) -> UInt8[np.ndarray, "N 3"]:
+    """From all sides alike: spherical harmonics of degree 0."""
+    colors = (gaussians.sh0[:, 0].detach().cpu() * SH_C0 + 0.5).clamp(0, 1)
+    return (colors * 255).round().byte().numpy()
+
+
+def _by_color(shown: Shown, position: Float[np.ndarray, "3"] | None) -> UInt8[np.ndarray, "N 3"]:
+    return colors_of(shown.gaussians)
+
+
+def _by_instance(shown: Shown, position: Float[np.ndarray, "3"] | None) -> UInt8[np.ndarray, "N 3"]:
+    return colorize(shown.labels)
+
+
+def _by_class(shown: Shown, position: Float[np.ndarray, "3"] | None) -> UInt8[np.ndarray, "N 3"]:
+    return colorize(shown.classes)
+
+
+def _by_confidence(shown: Shown, position: Float[np.ndarray, "3"] | None) -> UInt8[np.ndarray, "N 3"]:
+    return np.where(shown.labels[:, None] >= 0, viridis(shown.scores), np.uint8(60))
+
+
+def _by_depth(shown: Shown, position: Float[np.ndarray, "3"] | None) -> UInt8[np.ndarray, "N 3"]:
+    means = shown.gaussians.means.detach().cpu().double().numpy()
+    center = means.mean(axis=0) if position is None else position
+    off = np.linalg.norm(means - center, axis=1)
+    near, far = np.quantile(off, [0.02, 0.98]) if len(off) else (0.0, 1.0)
+    return viridis(1 - (off - near) / max(far - near, 1e-9))
+
+
+MODES: dict[str, Callable[[Shown, Float[np.ndarray, "3"] | None], UInt8[np.ndarray, "N 3"]]] = {
+    "color": _by_color,
+    "instance": _by_instance,
+    "class": _by_class,
+    "confidence": _by_confidence,
+    "depth": _by_depth,
+}
+"""Name -> colours; depth is the distance from a place, by default the middle of the scene; near is bright."""
+
+
+def paint(
+    mode: str, shown: Shown, *, position: Float[np.ndarray, "3"] | None = None, selected: Sequence[int] = ()
+) -> UInt8[np.ndarray, "N 3"]:
+    """Colours by a mode; where objects are selected (instances, from 0) all others are dimmed."""
+    colors = MODES[mode](shown, position)
+    if len(selected):
+        others = ~np.isin(shown.labels, list(selected))
+        colors = colors.copy()
+        colors[others] = (colors[others] * DIMMED + 40).astype(np.uint8)
+    return colors
+
+
+def visible(shown: Shown, hidden: Sequence[int], isolated: Sequence[int]) -> Bool[np.ndarray, "N"]:
+    """Which Gaussians are shown: those of the isolated objects only, if there are any, none of the hidden ones."""
+    kept = np.isin(shown.labels, list(isolated)) if len(isolated) else np.ones(len(shown), dtype=bool)
+    return kept & ~np.isin(shown.labels, list(hidden)) if len(hidden) else kept
