@@ -16,6 +16,7 @@ from gs_lift.errors import ConfigError, GsLiftError
 if TYPE_CHECKING:
     from gs_lift.run import Run
     from gs_lift.terminal import TerminalReporter
+    from gs_lift.viewer import Growth
 
 app = typer.Typer(
     name="gslift",
@@ -103,6 +104,8 @@ def fit(
     ] = None,
     no_resume: NoResume = False,
     overwrite: Overwrite = False,
+    view: Annotated[bool, typer.Option("--view", help="Serve the scene as it grows; needs viser.")] = False,
+    port: Annotated[int, typer.Option(help="Port of --view, on this machine only.")] = 8080,
 ) -> None:
     """Fit a scene as 3D Gaussians and lift its 2D segments onto them."""
     from gs_lift.config import load_config
@@ -111,9 +114,22 @@ def fit(
     reporter = _reporter()
     named = [f"data.segments={segments.absolute()}"] if segments is not None else []
     settings = load_config(config, [*named, *(overrides or [])])
-    done = fit_run(
-        scene, settings, folder=run, splat=splat, overwrite=overwrite, resume=not no_resume, reporter=reporter
-    )
+    growth = _growth(port, reporter) if view else None
+    try:
+        done = fit_run(
+            scene,
+            settings,
+            folder=run,
+            splat=splat,
+            overwrite=overwrite,
+            resume=not no_resume,
+            reporter=reporter,
+            watcher=growth,
+        )
+    finally:
+        if growth is not None:
+            growth.close()
+    _print_stages(done, reporter)
     reporter.say(f"wrote {done.folder}; next: gslift segment --out labels.ply")
 
 
@@ -245,9 +261,7 @@ def view(
         shown = Shown.of_editor(editor)
     server = open_server(host, port)
     window = Window(server, shown, editor)
-    for line in where_to_look(host, port):
-        reporter.say(line)
-    reporter.wait()
+    reporter.wait(*where_to_look(host, port))
     window.close()
 
 
@@ -540,6 +554,22 @@ def _synthesize(
             SynthConfig(objects=objects, views=views, size=size, seed=seed, noise=noise, layout=layout),
             on_step=on_step,
         )
+
+
+def _growth(port: int, reporter: "TerminalReporter") -> "Growth":
+    from gs_lift.viewer import LOOPBACK, Growth, open_server, where_to_look
+
+    growth = Growth(open_server(LOOPBACK[0], port))
+    for line in where_to_look(LOOPBACK[0], port):
+        reporter.say(line)
+    return growth
+
+
+def _print_stages(run: "Run", reporter: "TerminalReporter") -> None:
+    from gs_lift.report import stages_table
+
+    results = {stage: str(path) for stage, path in run.results.items()}
+    reporter.console.print(stages_table(run.seconds, results))
 
 
 def _print_scores(run: "Run", scores: Any, reporter: "TerminalReporter") -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from gs_lift.segmentation import Embeddings, Evidence, Instances, Parts
 from gs_lift.sparse import Sparse
 from gs_lift.splats import find_splat, load_splat
 from gs_lift.splats.frames import check_frame
-from gs_lift.threads import torch_on_one_thread
+from gs_lift.threads import kernel_threads, torch_on_one_thread
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,21 @@ class Reporter(Protocol):
         """One line for the user."""
         ...
 
+    def panel(self, title: str, rows: Mapping[str, str]) -> None:
+        """What is about to be done: settings by name."""
+        ...
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Whoever wants to see a scene grow while it is fitted."""
+
+    def begin(self, scene: Scene) -> None: ...
+
+    def __call__(self, step: int, gaussians: Callable[[], Gaussians]) -> None:
+        """After each step; see `fit`."""
+        ...
+
 
 class SilentReporter:
     """Tells nobody."""
@@ -70,6 +85,9 @@ class SilentReporter:
     def say(self, text: str) -> None:
         log.info(text)
 
+    def panel(self, title: str, rows: Mapping[str, str]) -> None:
+        log.info("%s: %s", title, rows)
+
 
 def fit_run(
     scene_path: Path,
@@ -80,6 +98,7 @@ def fit_run(
     overwrite: bool = False,
     resume: bool = True,
     reporter: Reporter | None = None,
+    watcher: Watcher | None = None,
 ) -> Run:
     """Fit a scene (or take `splat`), lift its segments, and leave both in the run folder, `runs/<scene>` by default.
 
@@ -101,6 +120,7 @@ def fit_run(
         overwrite=overwrite,
         resume=resume,
     )
+    reporter.panel(scene.name, _settings(run, scene, config))
     if not any(view.segments for view in scene.train):
         reporter.say(
             f"{scene.name}: no 2D segments yet: the splat is made, objects have to wait (see `gslift doctor`)"
@@ -109,9 +129,28 @@ def fit_run(
         if not run.done("fit"):
             ply.write_splat(run.result("fit"), given)
     else:
-        _fit_stage(run, scene, config, reporter)
+        _fit_stage(run, scene, config, reporter, watcher)
     _lift_stage(run, scene, config, reporter)
     return run
+
+
+def _settings(run: Run, scene: Scene, config: Config) -> dict[str, str]:
+    """What a user wants to see before minutes are spent on it."""
+    camera = scene.train[0].camera
+    segments = sum(view.segments is not None for view in scene.train)
+    things = [scene.classes.names[one] for one in scene.classes.things]
+    return {
+        "scene": str(run.scene),
+        "views": f"{len(scene.train)} to learn from ({segments} with segments), {len(scene.test)} to be judged on; "
+        f"{camera.width} x {camera.height} pixels",
+        "classes": f"{len(scene.classes)}, {len(things)} of things: {', '.join(things[:6])}"
+        + (" ..." if len(things) > 6 else ""),
+        "splat": str(run.record["splat"] or f"fitted in {config.fit.steps} steps, {config.fit.strategy}"),
+        "lifting": f"{config.lift.method}, {config.lift.steps} steps",
+        "backend": f"{config.backend} on {config.device}, {kernel_threads()} threads",
+        "seed": str(config.seed),
+        "run": str(run.folder),
+    }
 
 
 def _given_splat(path: Path, scene: Scene, config: Config) -> Gaussians:
@@ -141,12 +180,14 @@ def _timed(run: Run, stage: str, total: int | None, reporter: Reporter) -> Itera
             run.add_seconds(stage, time.perf_counter() - start)
 
 
-def _fit_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> None:
+def _fit_stage(run: Run, scene: Scene, config: Config, reporter: Reporter, watcher: Watcher | None) -> None:
     if run.done("fit"):
         reporter.say(f"fit: done before ({run.result('fit')})")
         return
     points, colors = _starting_points(run, scene, config, reporter)
     scene = replace(scene, points=points, colors=colors)
+    if watcher is not None:
+        watcher.begin(scene)
     with _timed(run, "fit", config.fit.steps, reporter) as on_step:
         checkpoints = Checkpoints(run.checkpoints("fit"), config.checkpoint_every)
         gaussians = fit(
@@ -157,6 +198,7 @@ def _fit_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> No
             seed=config.seed,
             checkpoints=checkpoints,
             on_step=on_step,
+            on_gaussians=watcher,
         )
         ply.write_splat(run.result("fit"), gaussians.detach().to("cpu"))
         checkpoints.clear()

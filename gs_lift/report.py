@@ -140,6 +140,17 @@ def findings_table(rows: Sequence[tuple[str, str, str]]) -> Table:
     return table
 
 
+def stages_table(seconds: Mapping[str, float], results: Mapping[str, str]) -> Table:
+    """One line for each stage that was done: its time and what it left."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for heading in ("stage", "seconds", "result"):
+        table.add_column(heading, justify="right" if heading == "seconds" else "left", overflow="fold")
+    for stage, result in results.items():
+        spent = seconds.get(stage)
+        table.add_row(Text(stage), "-" if spent is None else f"{spent:.1f}", Text(result))
+    return table
+
+
 def _first_and_others(figures: Mapping[str, Figures]) -> dict[str, Any]:
     first, *others = figures
     return {**figures[first], **{protocol: figures[protocol] for protocol in others}}

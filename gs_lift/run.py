@@ -100,6 +100,11 @@ class Run:
     def done(self, stage: str) -> bool:
         return self.result(stage).exists()
 
+    @property
+    def results(self) -> dict[str, Path]:
+        """Of the stages that are done."""
+        return {stage: self.result(stage) for stage in STAGES if self.done(stage)}
+
     def checkpoints(self, stage: str) -> Path:
         return self.folder / stage
 

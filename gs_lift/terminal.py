@@ -4,11 +4,12 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from rich.console import Console
+from rich.panel import Panel
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +21,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from gs_lift.progress import OnStep
@@ -75,10 +77,24 @@ class TerminalReporter:
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
 
-    def wait(self) -> None:
-        """Until Ctrl-C, which ends it without an error."""
+    def panel(self, title: str, rows: Mapping[str, str]) -> None:
+        if not self.console.is_terminal:
+            for name, value in rows.items():
+                self.say(f"{name}: {value}")
+            return
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="cyan", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in rows.items():
+            table.add_row(Text(name), Text(value))
+        self.console.print(Panel(table, title=Text(title), title_align="left", expand=False))
+
+    def wait(self, *lines: str) -> None:
+        """Say some lines, and wait until Ctrl-C, which ends it without an error."""
         interrupt = Interrupt()
         with suppress(KeyboardInterrupt), interrupt.installed():
+            for line in lines:
+                self.say(line)
             while not interrupt.wished:
                 time.sleep(0.2)
 

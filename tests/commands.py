@@ -25,3 +25,10 @@ def gslift(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
     command = [sys.executable, "-m", "gs_lift", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT)
+
+
+def start_gslift(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    """Start the command line; what it prints comes at once."""
+    command = [sys.executable, "-u", "-m", "gs_lift", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=cwd, env=ENVIRONMENT)

@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from browser import open_browser
-from commands import gslift
+from commands import gslift, start_gslift
 from PIL import Image
 from settings import findable_run
 
@@ -135,7 +137,7 @@ def test_a_tunnel_is_named_on_a_remote_machine_and_others_get_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("SSH_CONNECTION", raising=False)
-    assert where_to_look("127.0.0.1", 8080) == ["open http://127.0.0.1:8080 in a browser; Ctrl-C ends"]
+    assert where_to_look("127.0.0.1", 8080) == ["open http://127.0.0.1:8080 in a browser; Ctrl-C stops"]
     monkeypatch.setenv("SSH_CONNECTION", "10.0.0.1 1 10.0.0.2 22")
     assert "ssh -N -L 8081:127.0.0.1:8081 " in where_to_look("127.0.0.1", 8081)[1]
     assert where_to_look("0.0.0.0", 8080)[-1].startswith("warning: --host 0.0.0.0: whoever reaches")
@@ -351,3 +353,43 @@ def test_a_photo_and_its_segments_are_shown(session: Session) -> None:
     session.field("photo").click()
     session.page.get_by_role("option", name=name).first.click()
     session.page.get_by_text("2D segments").first.wait_for()
+
+
+def test_a_scene_grows_while_it_is_fitted(untouched: Run, browser: Any, tmp_path: Path) -> None:
+    port = free_port()
+    room = untouched.folder.parent / "room"
+    command = ["fit", room, "--run", "run", "--view", "--port", port, "--set", "data.init=depth"]
+    process = start_gslift(*command, "--set", "fit.steps=100000", cwd=tmp_path)
+    page = browser.new_page(viewport={"width": 900, "height": 720})
+    try:
+        for _ in range(600):
+            with socket.socket() as tried:
+                if tried.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            page.wait_for_timeout(100)
+        page.goto(f"http://127.0.0.1:{port}")
+        steps: set[str] = set()
+        for _ in range(600):
+            steps.add(page.get_by_text("Gaussians").first.inner_text())
+            if len(steps) > 1:
+                break
+            page.wait_for_timeout(100)
+        assert all(re.fullmatch(r"step \d+: [\d,]+ Gaussians", text) for text in steps)
+        assert len(steps) > 1
+    finally:
+        page.close()
+        process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[0] == f"open http://127.0.0.1:{port} in a browser; Ctrl-C stops"
+    assert "stopped; run the same command again to finish" in errors
+
+
+def test_the_viewer_ends_with_ctrl_c(run: Run, tmp_path: Path) -> None:
+    port = free_port()
+    process = start_gslift("view", "run", "--port", port, cwd=tmp_path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"open http://127.0.0.1:{port} in a browser; Ctrl-C stops\n"
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    assert (process.returncode, rest, errors) == (0, "", "")

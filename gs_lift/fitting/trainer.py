@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,10 @@ class Training:
         }
 
 
+OnGaussians = Callable[[int, Callable[[], Gaussians]], None]
+"""Called as on_gaussians(step, make) after each step; make() gives the Gaussians as they are then."""
+
+
 @torch_on_one_thread()
 def fit(
     scene: Scene,
@@ -83,13 +88,14 @@ def fit(
     seed: int = 0,
     checkpoints: Checkpoints | None = None,
     on_step: OnStep | None = None,
+    on_gaussians: OnGaussians | None = None,
 ) -> Gaussians:
     """Fit Gaussians to the training photos of a scene, starting from its points.
 
     Goes on from the newest of `checkpoints`, if there is one; the result has the same bytes as that of a run which was
     never stopped, on any number of threads. `on_step(step, figures)` gets "loss", "gaussians" and, every
     `evaluate_every` steps, "psnr" and "ssim" on the test views; if it raises KeyboardInterrupt, the state is saved
-    first.
+    first. `on_gaussians(step, make)` may look at the Gaussians of each step, before on_step: `make()` gives them.
 
     Raises SceneError for a scene without points or photos, ConfigError for a value out of range, GsLiftError if the
     loss stops being a number.
@@ -113,6 +119,8 @@ def fit(
             figures |= _held_out(training, scene, backend)
         if checkpoints and checkpoints.due(step):
             checkpoints.save(step, training.saved())
+        if on_gaussians:
+            on_gaussians(step, lambda: training.gaussians(config.sh_degree).detach())
         if on_step:
             try:
                 on_step(step, figures)

@@ -13,6 +13,7 @@ from gs_lift.camera_paths import focus_of_cameras, up_of_cameras
 from gs_lift.gaussians import Gaussians
 from gs_lift.scene import Camera, Scene
 from gs_lift.viewer.painting import colors_of, covariances_of
+from gs_lift.viewer.server import close_server
 
 if TYPE_CHECKING:
     import viser
@@ -65,3 +66,6 @@ class Growth:
             self.handle.set_gaussians(*arrays)
         self.text.content = f"step {step}: {len(some):,} Gaussians"
         self.shown_at = time.perf_counter()
+
+    def close(self) -> None:
+        close_server(self.server)

@@ -48,7 +48,7 @@ def _silence() -> redirect_stdout[io.StringIO]:
 def where_to_look(host: str, port: int) -> list[str]:
     """What to tell the user: the address, the tunnel from a machine without a screen, a warning where others get in."""
     shown = "127.0.0.1" if host in LOOPBACK or host in ("0.0.0.0", "::") else host
-    lines = [f"open http://{shown}:{port} in a browser; Ctrl-C ends"]
+    lines = [f"open http://{shown}:{port} in a browser; Ctrl-C stops"]
     if os.environ.get("SSH_CONNECTION") and host in LOOPBACK:
         user, machine = getpass.getuser(), socket.gethostname()
         lines.append(f"from your own machine: ssh -N -L {port}:127.0.0.1:{port} {user}@{machine}")
