@@ -412,6 +412,27 @@ def extract(
 
 
 @app.command()
+def relabel(
+    edited: Annotated[
+        Path, typer.Argument(metavar="EDITED", help="A splat of any kind, made from labels.ply.")
+    ],
+    labels: Annotated[Path, typer.Option("--from", help="labels.ply with the objects.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="PLY to write, a .json goes beside it; EDITED with _labels.ply if left out."),
+    ] = None,
+) -> None:
+    """Carry objects over to a splat that was pruned, moved, re-ordered or quantised elsewhere."""
+    from gs_lift.relabel import relabel as carry_over
+
+    reporter = _reporter()
+    done = carry_over(edited, labels, out)
+    reporter.say(f"{edited.name}: {done.matches.said(labels.name)}")
+    for path in done.paths:
+        reporter.say(f"wrote {path}")
+
+
+@app.command()
 def export(
     run: RunFolder = None,
     objects: Annotated[

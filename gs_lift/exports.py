@@ -5,7 +5,7 @@ Ids of objects are those of labels.ply, from 1; 0 = none.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gs_lift import ply
 from gs_lift.datasets.scannet import NYU40
-from gs_lift.errors import ConfigError, RunError, SplatError, listed
+from gs_lift.errors import ConfigError, RunError, listed
 from gs_lift.evaluation import panoptic
 from gs_lift.files import write_atomic, write_text_atomic
 from gs_lift.gaussians import Gaussians
@@ -45,12 +45,16 @@ SPLITS = ("test", "train", "all")
 
 @dataclass(frozen=True)
 class Labelled:
-    """Gaussians with the object of each: ids [N] from 1, 0 = none; scores [N]. class_of: by id, None = unknown."""
+    """Gaussians with the object of each: ids [N] from 1, 0 = none; scores [N].
+
+    class_of: by id, None = unknown. name_of: by id, of those that have one.
+    """
 
     gaussians: Gaussians
     ids: Int[Tensor, "N"]
     scores: Float[Tensor, "N"]
     class_of: dict[int, str | None]
+    name_of: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def of_run(cls, run: Run) -> "Labelled":
@@ -64,21 +68,15 @@ class Labelled:
 
     @classmethod
     def of_file(cls, path: Path) -> "Labelled":
-        """Of a labels.ply; the classes are those of the .json beside it, if there is one."""
+        """Of a labels.ply; classes and names are those of the .json beside it, if there is one."""
         labels, scores = ply.read_labels(path)
-        class_of: dict[int, str | None] = dict.fromkeys(
-            sorted({int(one) + 1 for one in labels.unique()} - {0})
-        )
-        described = path.with_suffix(".json")
-        if described.is_file():
-            try:
-                objects = json.loads(described.read_text())["objects"]
-                class_of = {int(one["id"]): one["class"] and str(one["class"]) for one in objects}
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise SplatError(
-                    f"{described}: not what `gslift segment` writes ({type(error).__name__})"
-                ) from None
-        return cls(ply.read_splat(path), labels + 1, scores, class_of)
+        described = ply.read_labels_json(path.with_suffix(".json"))
+        there = {
+            one + 1: described.get(one + 1, ply.Described()) for one in labels[labels >= 0].unique().tolist()
+        }
+        class_of = {one: content.class_name for one, content in there.items()}
+        name_of = {one: content.name for one, content in there.items() if content.name is not None}
+        return cls(ply.read_splat(path), labels + 1, scores, class_of, name_of)
 
     def rows(
         self,

@@ -36,6 +36,12 @@ ANTIALIASED = ("SplatRenderMode: mip", "antialiased 1")
 DEEPEST = 20
 """Levels of parts within parts in labels.json."""
 
+MOST_IDS = 1 << 20
+"""Instances, by their largest id: each has a colour, also those without Gaussians."""
+
+MAX_JSON_BYTES = 256 << 20
+"""Of a labels.json; one of 1000 objects seen in 1000 views has 20 MB."""
+
 _SIZES = {"char": 1, "uchar": 1, "int8": 1, "uint8": 1, "short": 2, "ushort": 2, "int16": 2, "uint16": 2} | {
     "int": 4, "uint": 4, "int32": 4, "uint32": 4, "float": 4, "float32": 4, "double": 8, "float64": 8
 }  # fmt: skip
@@ -105,6 +111,8 @@ def read_labels(path: Path) -> tuple[Int[Tensor, "N"], Float[Tensor, "N"]]:
     ids = _columns(path, vertex, ["instance_id"])[:, 0]
     if (ids < 0).any() or (ids != np.floor(ids)).any():
         raise SplatError(f"{path}: instance_id holds {ids.min():g}; wanted 0 (none) or 1..M")
+    if ids.max(initial=0) > MOST_IDS:
+        raise SplatError(f"{path}: instance_id holds {ids.max():g}; wanted at most {MOST_IDS}")
     scores = _columns(path, vertex, ["instance_score"])[:, 0]
     return torch.from_numpy(ids.astype(np.int64) - 1), torch.from_numpy(scores)
 
@@ -152,6 +160,7 @@ def labels_json(
     views: Sequence[Sequence[str]] | None = None,
     detections: tuple[Sequence[int], Sequence[int]] | None = None,
     names: Mapping[int, str] | None = None,
+    certain: Mapping[int, float] | None = None,
     cut: Mapping[str, Any] | None = None,
 ) -> str:
     """What labels.ply says, one entry per object: id, class, colour, size, score, boxes of its Gaussians' centres.
@@ -160,12 +169,12 @@ def labels_json(
     the principal axes (rows of `axes`). score: how probably it is an object, 0..1. gaussian: the most certain one,
     counted from 0. visibility: total blending weight over the training pixels, if the embeddings are given; views:
     names of the views that see it, if given. seen, detected: in how many of the views with segments it is seen, and in
-    how many of those a segment shows it, if `detections` has both. name: what the user calls it, if `names` has it.
-    parts: what it consists of, nested, each with the granularity from which on it is an object of its own. cut: the
-    settings that made these objects, if given.
+    how many of those a segment shows it, if `detections` has both. name: what the user calls it, if `names` has it; a
+    score that `certain` has stands for that of its Gaussians. parts: what it consists of, nested, each with the
+    granularity from which on it is an object of its own. cut: the settings that made these objects, if given.
     """
     labels, scores, means = _array(instances.labels), _array(instances.scores), _array(gaussians.means)
-    certain = _array(instances.object_scores)
+    certain = dict(enumerate(instances.object_scores.tolist())) | dict(certain or {})
     order = np.argsort(labels, kind="stable")
     bounds = np.searchsorted(labels[order], np.arange(len(instances) + 1))
     parts = _parts(instances.parts, means, scores) if instances.parts is not None else {}
@@ -207,6 +216,59 @@ def labels_json(
         + (f"\n  {lines}\n" if objects else "")
         + "]}\n"
     )
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a labels.json says of an object; None = nothing. score: in 0..1."""
+
+    name: str | None = None
+    class_name: str | None = None
+    score: float | None = None
+
+
+def read_labels_json(path: Path) -> dict[int, Described]:
+    """The objects of a labels.json by id, from 1; none where there is no such file. Raises SplatError."""
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise SplatError(f"{path}: {path.stat().st_size} bytes; wanted at most {MAX_JSON_BYTES}")
+    try:
+        objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
+        if not isinstance(objects, list):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SplatError(
+            f"{path}: not what `gslift segment` writes ({type(error).__name__}); mend it, or take it away"
+        ) from None
+    described: dict[int, Described] = {}
+    for place, one in enumerate(objects):
+        number, content = _described(path, place, one)
+        if number in described:
+            raise SplatError(f"{path}: object {place}: id {number} is there twice")
+        described[number] = content
+    return described
+
+
+def _described(path: Path, place: int, content: Any) -> tuple[int, Described]:
+    if not isinstance(content, dict):
+        raise SplatError(f"{path}: object {place}: wanted {{id, class, ...}}, got {_short(content)}")
+    number, score = content.get("id"), content.get("score")
+    if type(number) is not int or not 1 <= number <= MOST_IDS:
+        raise SplatError(f"{path}: object {place}: id: wanted 1 to {MOST_IDS}, got {_short(number)}")
+    for key in ("name", "class"):
+        if not isinstance(content.get(key), str | None):
+            raise SplatError(
+                f"{path}: object {place}: {key}: wanted text or null, got {_short(content[key])}"
+            )
+    if score is not None and (type(score) not in (int, float) or not 0 <= score <= 1):
+        raise SplatError(f"{path}: object {place}: score: wanted 0 to 1, got {_short(score)}")
+    return number, Described(content.get("name"), content.get("class"), score)
+
+
+def _short(content: Any) -> str:
+    """A value of a JSON file, or its type where it may be long."""
+    return type(content).__name__ if isinstance(content, list | dict) else repr(content)[:80]
 
 
 def _parts(parts: Parts, means: np.ndarray, scores: np.ndarray) -> dict[int, list[dict[str, Any]]]:

@@ -209,8 +209,9 @@ def _maps_of_labels(path: Path, truth: Path) -> Maps:
         raise SceneError(
             f"{path}: objects of the class {unknown}; the scene has {', '.join(scene.classes.names)}"
         )
+    most = max(labelled.class_of, default=0)  # ids may have gaps
     classes = torch.tensor(
-        [number.get(one or "", VOID) for one in labelled.class_of.values()], dtype=torch.int64
+        [number.get(labelled.class_of.get(one + 1) or "", VOID) for one in range(most)], dtype=torch.int64
     )
     stuff = next((place for place, thing in enumerate(scene.classes.is_thing) if not thing), 0)
     semantic = torch.where(labels >= 0, torch.cat([classes, torch.tensor([stuff])])[labels], stuff)

@@ -75,7 +75,7 @@ class TerminalReporter:
         self.console = console
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def panel(self, title: str, rows: Mapping[str, str]) -> None:
         if not self.console.is_terminal:

@@ -37,9 +37,10 @@ from gs_lift.pipeline import (
     segment_run,
     write_outputs,
 )
-from gs_lift.ply import read_splat
+from gs_lift.ply import read_splat, write_labels
 from gs_lift.run import Run
-from gs_lift.segmentation import VOID, Segments
+from gs_lift.scoring import score
+from gs_lift.segmentation import VOID, Instances, Segments
 from gs_lift.synthetic import SynthConfig, synthesize
 
 
@@ -140,6 +141,24 @@ def test_labels_whose_json_is_damaged_are_refused(labels: Path, tmp_path: Path) 
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(SplatError, match="not what `gslift segment` writes"):
         Labelled.of_file(tmp_path / "a.ply")
+
+
+def test_labels_whose_ids_have_gaps_keep_classes_and_names_and_are_scored_alike(
+    run: Run, labels: Path, tmp_path: Path
+) -> None:
+    read = Labelled.of_file(labels)
+    instances = Instances(
+        torch.where(read.ids > 0, 2 * read.ids - 1, -1), read.scores, torch.zeros(6, dtype=torch.int64), {}
+    )
+    write_labels(tmp_path / "gaps.ply", read.gaussians, instances)
+    objects = [{"id": one, "class": "object", "name": f"number {one}"} for one in (2, 4, 6, 8)]
+    (tmp_path / "gaps.json").write_text(json.dumps({"objects": objects}))
+    gaps = Labelled.of_file(tmp_path / "gaps.ply")
+    assert gaps.class_of == {2: "object", 4: "object", 6: "object"}
+    assert gaps.name_of == {2: "number 2", 4: "number 4", 6: "number 6"}
+    room = run.folder.parent / "room"
+    with_gaps, without = (score(one, room, ["strict"], rounds=0) for one in (tmp_path / "gaps.ply", labels))
+    assert with_gaps.scores == without.scores
 
 
 # --- Frames -----------------------------------------------------------------------------------------------------------

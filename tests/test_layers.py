@@ -38,7 +38,7 @@ LAYERS = [
     {"config", "report", "terminal"},
     {"run", "doctor", "recipe"},
     {"pipeline"},
-    {"benchmark", "editing", "exports", "pictures"},
+    {"benchmark", "editing", "exports", "pictures", "relabel"},
     {"scoring", "viewer"},
     {"cli"},
 ]
