@@ -385,6 +385,7 @@ def extract(
     ] = None,
     ids: Annotated[list[int] | None, typer.Option("--id", help="An object; may be repeated.")] = None,
     classes: Annotated[list[str] | None, typer.Option("--class", help="All objects of a class.")] = None,
+    names: Annotated[list[str] | None, typer.Option("--name", help="All that you have called so.")] = None,
     but: Annotated[
         list[int] | None, typer.Option("--everything-but", help="The scene without an object.")
     ] = None,
@@ -398,15 +399,17 @@ def extract(
 
     if out.suffix.lower() != ".ply":
         raise ConfigError(f"--out {out}: wanted a name that ends in .ply")
-    if bool(ids or classes) == bool(but):
-        raise ConfigError("wanted either --id or --class, or --everything-but")
+    if bool(ids or classes or names) == bool(but):
+        raise ConfigError("wanted --id, --class or --name, or else --everything-but")
     if source is not None and source.is_file() and out.resolve() == source.resolve():
         raise ConfigError(f"--out {out}: would replace what it is taken from; choose another name")
     reporter = _reporter()
     labelled = (
         Labelled.of_file(source) if source is not None and source.is_file() else Labelled.of_run(_run(source))
     )
-    rows = labelled.rows(ids or but or [], classes or [], everything_but=bool(but), min_score=min_score)
+    rows = labelled.rows(
+        ids or but or [], classes or [], names or [], everything_but=bool(but), min_score=min_score
+    )
     count = write_extract(labelled, rows, out)
     reporter.say(f"wrote {out} ({count} Gaussians)")
 

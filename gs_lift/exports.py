@@ -28,6 +28,7 @@ from gs_lift.pipeline import (
     read_embeddings,
     read_gaussians,
     read_instances,
+    read_run_edits,
     read_scene,
 )
 from gs_lift.run import Run
@@ -64,7 +65,10 @@ class Labelled:
             one + 1: classes.names[semantic[one]] if semantic[one] != VOID else None
             for one in instances.present.tolist()
         }
-        return cls(read_gaussians(run), instances.labels + 1, instances.scores, class_of)
+        gaussians = read_gaussians(run)
+        names = read_run_edits(run, gaussians).names(instances.labels)
+        name_of = {one + 1: name for one, name in names.items()}
+        return cls(gaussians, instances.labels + 1, instances.scores, class_of, name_of)
 
     @classmethod
     def of_file(cls, path: Path) -> "Labelled":
@@ -82,12 +86,13 @@ class Labelled:
         self,
         ids: Sequence[int] = (),
         classes: Sequence[str] = (),
+        names: Sequence[str] = (),
         *,
         everything_but: bool = False,
         min_score: float = 0.0,
     ) -> Tensor:
-        """[N] Which Gaussians belong to objects of those ids or classes, by a score of min_score at least; or which do
-        not. Raises ConfigError for an id or a class that is not there."""
+        """[N] Which Gaussians belong to objects of those ids, classes or names, by a score of min_score at least; or
+        which do not. Raises ConfigError for one that is not there."""
         if unknown := [one for one in ids if one not in self.class_of]:
             raise ConfigError(f"no object {unknown[0]}; there are {listed(sorted(self.class_of))}")
         there = {name for name in self.class_of.values() if name}
@@ -95,7 +100,11 @@ class Labelled:
             raise ConfigError(
                 f"--class {missing[0]}: no object of it; there are {', '.join(sorted(there)) or 'none'}"
             )
+        if missing := [name for name in names if name not in self.name_of.values()]:
+            called = ", ".join(sorted(set(self.name_of.values()))) or "none"
+            raise ConfigError(f"--name {missing[0]}: no object is called so; there are {called}")
         chosen = {*ids, *(one for one, name in self.class_of.items() if name in classes)}
+        chosen |= {one for one, name in self.name_of.items() if name in names}
         members = torch.isin(self.ids, torch.tensor(sorted(chosen), dtype=self.ids.dtype))
         members &= self.scores >= min_score
         return ~members if everything_but else members

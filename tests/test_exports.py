@@ -277,10 +277,10 @@ def test_the_commands_write_what_they_are_asked_for(run: Run, labels: Path, tmp_
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["extract", "--out", "a.ply"], "wanted either --id or --class, or --everything-but"),
+        (["extract", "--out", "a.ply"], "wanted --id, --class or --name, or else --everything-but"),
         (
             ["extract", "--id", "1", "--everything-but", "2", "--out", "a.ply"],
-            "wanted either --id or --class",
+            "wanted --id, --class or --name",
         ),
         (["extract", "--id", "1", "--out", "a.txt"], "wanted a name that ends in .ply"),
         (["export"], "nothing to write"),

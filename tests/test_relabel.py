@@ -17,10 +17,11 @@ from gs_lift.errors import ConfigError, GsLiftError, SplatError
 from gs_lift.exports import Labelled
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import quats_to_rotmats
-from gs_lift.relabel import default_out, match, relabel
+from gs_lift.relabel import default_out, relabel
 from gs_lift.segmentation import Classes, Instances
 from gs_lift.splats.compact import FORMATS, FROM_SPZ
 from gs_lift.splats.frames import Similarity, moved
+from gs_lift.splats.matching import match
 
 COUNT = 400
 MOVE = Similarity(

@@ -71,7 +71,9 @@ class Shown:
         labels, scores = labelled.ids.numpy() - 1, labelled.scores.numpy()
         names = tuple(sorted({name for name in labelled.class_of.values() if name}))
         objects = tuple(
-            Object(one, int(members.sum()), float(scores[members].mean()), class_name, None)
+            Object(
+                one, int(members.sum()), float(scores[members].mean()), class_name, labelled.name_of.get(one)
+            )
             for one, class_name in labelled.class_of.items()
             if (members := labels == one - 1).any()
         )
