@@ -518,22 +518,55 @@ def masks(
 
 @app.command()
 def doctor(
-    scene: Annotated[
-        Path | None, typer.Argument(help="Scene folder to look at, too.", show_default=False)
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="SCENE_OR_RUN",
+            help="Scene folder to look at, too; or a segmented run: its 2D segments.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Of a run: folder for a heat map a frame and frames.json.")
     ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Say what is installed, what a scene is, and what is wrong with either; exit code 2 if anything is."""
+    """Say what is installed, what a scene is, and what is wrong with either; exit code 2 if anything is. Of a run:
+    which frames' 2D segments disagree with its objects, worst first."""
+    from gs_lift.run import is_run
+
+    if folder is not None and is_run(folder):
+        if config is not None or overrides:
+            raise ConfigError("--config and --set are for a scene; a RUN has the settings that made it")
+        _doctor_of_segments(folder, out)
+        return
+    if out is not None:
+        raise ConfigError("--out is for a run; name its folder")
     from gs_lift.config import load_config
     from gs_lift.doctor import check_machine, check_scene, is_well
     from gs_lift.report import findings_table
 
     reporter = _reporter()
-    findings = [*check_machine(), *(check_scene(scene, load_config(config, overrides)) if scene else [])]
+    findings = [*check_machine(), *(check_scene(folder, load_config(config, overrides)) if folder else [])]
     reporter.console.print(findings_table([(one.kind, one.what, one.found) for one in findings]))
     if not is_well(findings):
         raise typer.Exit(2)
+
+
+def _doctor_of_segments(folder: Path, out: Path | None) -> None:
+    from gs_lift.report import frames_table
+    from gs_lift.segment_doctor import diagnose_run, in_words, table_rows, worst_first, write_heat_maps
+
+    reporter, run = _reporter(), _run(folder)
+    found = diagnose_run(run, reporter=reporter)
+    if worst := worst_first(found.frames):
+        reporter.console.print(frames_table(table_rows(worst)))
+    for line in in_words(found):
+        reporter.say(line)
+    if out is not None:
+        written = write_heat_maps(run, out, found, reporter=reporter)
+        reporter.say(f"wrote {out} ({len(written) - 1} frames)")
 
 
 @app.command("config")

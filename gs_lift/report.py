@@ -151,6 +151,20 @@ def stages_table(seconds: Mapping[str, float], results: Mapping[str, str]) -> Ta
     return table
 
 
+def frames_table(rows: Sequence[tuple[str, Sequence[float], str]], *, most: int = 20) -> Table:
+    """Frames as segment_doctor.table_rows has them: name, shares of differing pixels, words; the first `most`."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table.add_column("frame", overflow="fold")
+    for heading in ("differ", "merged", "split", "missed", "spurious"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("objects to look at", overflow="fold")
+    for name, shares, words in rows[:most]:
+        table.add_row(Text(name), *(f"{share:.1%}" for share in shares), Text(words))
+    if len(rows) > most:
+        table.add_row(Text(f"and {len(rows) - most} more"))
+    return table
+
+
 def _first_and_others(figures: Mapping[str, Figures]) -> dict[str, Any]:
     first, *others = figures
     return {**figures[first], **{protocol: figures[protocol] for protocol in others}}

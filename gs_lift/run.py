@@ -156,9 +156,13 @@ class Run:
             file.write(line + "\n")
 
 
+def is_run(folder: Path) -> bool:
+    return (folder / "run.json").is_file()
+
+
 def open_run(folder: Path) -> Run:
     """An existing run. Raises RunError where there is none."""
-    if not (folder / "run.json").is_file():
+    if not is_run(folder):
         raise RunError(f"{folder}: not a run folder (no run.json); make one with `gslift fit SCENE`")
     return Run(folder)
 
