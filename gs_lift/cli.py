@@ -265,6 +265,23 @@ def view(
     window.close()
 
 
+@app.command()
+def report(
+    run: RunFolder = None,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file to write; report.html in the run folder if left out.")
+    ] = None,
+) -> None:
+    """Write a page that shows a run: settings, curves, objects, test views, segments, calibration, time."""
+    from gs_lift.report_page import write_report
+
+    reporter, chosen = _reporter(), _run(run)
+    out = out or chosen.folder / "report.html"
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out {out}: wanted a name that ends in .html")
+    reporter.say(f"wrote {write_report(chosen, out, reporter=reporter)}")
+
+
 @app.command("eval")
 def evaluate(
     run: RunFolder = None,

@@ -178,6 +178,7 @@ def _timed(run: Run, stage: str, total: int | None, reporter: Reporter) -> Itera
             yield on_step
         finally:
             run.add_seconds(stage, time.perf_counter() - start)
+            run.note_memory(stage)
 
 
 def _fit_stage(run: Run, scene: Scene, config: Config, reporter: Reporter, watcher: Watcher | None) -> None:

@@ -258,6 +258,16 @@ def contact_sheet(path: Path, strips: Sequence[Strip], *, width: int = 256) -> N
     write_atomic(path, lambda file: sheet.save(file, format="PNG"))
 
 
+def strip_pictures(strips: Sequence[Strip], width: int) -> list[dict[str, Image.Image]]:
+    """The pictures of a contact sheet by the names of its columns, those that each view has; colours as there."""
+    result = []
+    for strip in _with_matching_colors(strips):
+        height = round(width * strip.image.shape[0] / strip.image.shape[1])
+        pictures = {words: _picture(strip, name, width, height) for name, words in _COLUMNS.items()}
+        result.append({words: picture for words, picture in pictures.items() if picture is not None})
+    return result
+
+
 def label_picture(labels: Int[Tensor, "H W"], image: Float[Tensor, "H W 3"] | None = None) -> np.ndarray:
     """[H W 3] uint8: the palette colour of each label, grey for none, shaded by the image where it is given."""
     ids = labels.cpu().numpy()

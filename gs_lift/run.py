@@ -14,7 +14,9 @@ fit/ lift/      checkpoints while a stage runs
 import hashlib
 import json
 import logging
+import resource
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from itertools import count
@@ -148,6 +150,12 @@ class Run:
         before = total.get(stage, 0.0) if stage in STAGES else 0.0
         total[stage] = round(before + seconds, 2)
         self.write_record(seconds=total)
+
+    def note_memory(self, stage: str) -> None:
+        """Keep the most that this process has taken until now, GB, as what `stage` needed."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        memory = dict(self.record.get("memory_gb", {})) | {stage: round(peak / 1e9, 3)}
+        self.write_record(memory_gb=memory)
 
     def log(self, stage: str, step: int, figures: dict[str, float]) -> None:
         """Append a line to metrics.jsonl."""

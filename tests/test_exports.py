@@ -126,7 +126,7 @@ def test_every_object_has_a_file_by_its_id(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ids", "classes", "part"),
     [
-        ([7], [], "--id 7: no such object; there are 1 to 3"),
+        ([7], [], "no object 7; there are 1 to 3"),
         ([], ["chair"], "--class chair: no object of it; there are object"),
     ],
 )

@@ -40,7 +40,7 @@ LAYERS = [
     {"run", "doctor", "recipe"},
     {"pipeline"},
     {"benchmark", "editing", "exports", "pictures", "portraits", "relabel", "segment_doctor"},
-    {"scoring", "viewer"},
+    {"report_page", "scoring", "viewer"},
     {"cli"},
 ]
 LAYER_OF = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -85,7 +85,7 @@ def test_only_ply_imports_plyfile() -> None:
     assert importers == {"ply"}
 
 
-HEAVY = ["torch", "gsplat", "faiss", "hdbscan", "plyfile", "pycolmap", "scipy", "viser"]
+HEAVY = ["torch", "gsplat", "faiss", "hdbscan", "plyfile", "pycolmap", "scipy", "matplotlib", "viser"]
 
 
 @pytest.mark.parametrize("statement", ["import gs_lift", "import gs_lift.cli"])

@@ -1,0 +1,418 @@
+"""report.html: one file that shows a run: settings, curves, objects, test views, segments, calibration, time.
+
+Every text in it may come from a stranger (names of scenes, views, classes, objects): all are escaped, and the page may
+load nothing and run nothing.
+"""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gs_lift import __version__
+from gs_lift.clustering import detections
+from gs_lift.config import Config, differences, dump_config
+from gs_lift.evaluation import Scores, panoptic, weight_in_views
+from gs_lift.figures import Curve, bars, calibration_error, curves, reliability
+from gs_lift.files import write_text_atomic
+from gs_lift.metrics import psnr
+from gs_lift.palette import palette
+from gs_lift.pipeline import (
+    Reporter,
+    SilentReporter,
+    evaluate_run,
+    read_embeddings,
+    read_gaussians,
+    read_run_edits,
+    read_scene,
+    read_segmentation,
+    scored_run,
+    segment_run,
+)
+from gs_lift.portraits import best_views, portraits
+from gs_lift.protocols import RELEASED
+from gs_lift.rendering import render
+from gs_lift.report import Strip, strip_pictures
+from gs_lift.run import Run
+from gs_lift.scene import Scene, View
+from gs_lift.segment_doctor import diagnose_run, heat_map, in_words, looks, table_rows, worst_first
+from gs_lift.segmentation import Segments
+
+MOST_VIEWS = 8
+"""Test views that are shown, and frames' heat maps."""
+
+MOST_OBJECTS = 300
+"""Objects that have a picture; the others are in the table."""
+
+PICTURE = 320
+PORTRAIT = 180
+"""Longest sides in pixels."""
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A test view: what was rendered, what is true, and how much of it is wrong (None without truth)."""
+
+    view: View
+    psnr: float
+    lifted: Segments
+    wrong: float | None
+    score: np.ndarray
+    right: np.ndarray
+
+
+def write_report(run: Run, out: Path, *, reporter: Reporter | None = None) -> Path:
+    """Write the page of a run at `out`, segmenting and scoring it first if need be."""
+    reporter = reporter or SilentReporter()
+    segment_run(run, reporter=reporter)
+    scene = read_scene(run)
+    scores = (scored_run(run, (RELEASED,)) or evaluate_run(run, reporter=reporter)) if scene.test else None
+    released = scores[RELEASED] if scores else None
+    judged = _judge(run, scene, reporter)
+    sections = {
+        "Summary": _summary(run, scene, released),
+        "Settings": _settings(run),
+        "Time and memory": _stages(run),
+        "Curves": _curves(run),
+        "Test views": _test_views(scene, judged),
+        "Objects": _objects(run, scene, reporter),
+        "2D segments": _segments(run, scene, reporter),
+        "Calibration": _calibration(judged),
+        "Classes": _classes(released),
+    }
+    write_text_atomic(out, _page(run.name, {name: text for name, text in sections.items() if text}))
+    return out
+
+
+def _page(title: str, sections: Mapping[str, str]) -> str:
+    css = (files("gs_lift") / "pages" / "report.css").read_text(encoding="utf-8")
+    names = {name: name.lower().replace(" ", "-") for name in sections}
+    links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for name, anchor in names.items())
+    body = "".join(
+        f'<section id="{names[name]}"><h2>{escape(name)}</h2>{text}</section>'
+        for name, text in sections.items()
+    )
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)} - gs_lift</title><style>{css}</style></head><body>"
+        f"<h1>{escape(title)}</h1><small>gs_lift {__version__}</small><nav>{links}</nav>{body}</body></html>\n"
+    )
+
+
+# ---- sections
+
+
+def _summary(run: Run, scene: Scene, scores: Scores | None) -> str:
+    instances, recipe = read_segmentation(run)
+    tiles = {"objects": f"{len(instances.present)}", "Gaussians": f"{len(instances.labels):,}"}
+    if scores is not None:
+        shares = {"PQ scene": scores.pq_scene, "PQ things": scores.pq_things, "mIoU": scores.miou}
+        tiles |= {name: f"{value:.3f}" for name, value in shares.items() if value is not None}
+        tiles |= {"PSNR, dB": f"{scores.psnr:.2f}"} if scores.psnr is not None else {}
+        if scores.objects_true:
+            tiles["true objects found"] = f"{scores.objects_found} / {scores.objects_true}"
+    text = '<div class="tiles">' + "".join(
+        f'<div class="tile"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
+        for name, value in tiles.items()
+    )
+    text += "</div>"
+    if recipe.edits:
+        said = ", ".join(edit.said for edit in recipe.edits.done)
+        text += f"<p>After {len(recipe.edits.done)} edits: {escape(said)}.</p>"
+    if scores is not None and scores.pq_scene is None:
+        text += "<p>The scene has no truth: nothing here says whether an object is a true one.</p>"
+    return text
+
+
+def _settings(run: Run) -> str:
+    config, plain = run.config, Config()
+    changed = differences(plain, config)
+    rows = [[name, str(new), str(old)] for name, (old, new) in changed.items()]
+    scene = f"<p>Scene {escape(str(run.scene))}, run {escape(str(run.folder.resolve()))}.</p>"
+    table = _table(["setting", "here", "by default"], rows) if rows else "<p>All by default.</p>"
+    return f"{scene}{table}<details><summary>all settings</summary><pre>{escape(dump_config(config))}</pre></details>"
+
+
+def _stages(run: Run) -> str:
+    memory = {name: float(value) for name, value in run.record.get("memory_gb", {}).items()}
+    text = '<div class="figures">' + _figure(
+        bars(run.seconds, "seconds of wall time"), "seconds of each stage"
+    )
+    if memory:
+        text += _figure(
+            bars(memory, "GB at most until then"), "largest memory of the process, after each stage"
+        )
+    return text + "</div>"
+
+
+def _curves(run: Run) -> str:
+    panels = _read_curves(run.folder / "metrics.jsonl")
+    return _figure(curves(panels), "curves of the fit and of lifting") if panels else ""
+
+
+def _read_curves(path: Path) -> dict[str, dict[str, Curve]]:
+    """The figures of metrics.jsonl as panels; the last start of a stage counts where steps come again."""
+    values: dict[tuple[str, str], dict[int, float]] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            content = json.loads(line)
+            stage, step = str(content["stage"]), int(content["step"])
+        except (ValueError, KeyError, TypeError):  # torn by a kill
+            continue
+        for name, value in content.items():
+            if (
+                name not in ("stage", "step", "time")
+                and isinstance(value, int | float)
+                and math.isfinite(value)
+            ):
+                values.setdefault((stage, name), {})[step] = float(value)
+    wanted = {
+        "fit: loss": [("fit", "loss")],
+        "fit: PSNR on test views, dB": [("fit", "psnr")],
+        "fit: Gaussians": [("fit", "gaussians")],
+        "lift: losses": [key for key in values if key[0] == "lift"],
+    }
+    panels: dict[str, dict[str, Curve]] = {}
+    for title, keys in wanted.items():
+        found = {name: sorted(values[stage, name].items()) for stage, name in keys if (stage, name) in values}
+        lines = {name: tuple(zip(*points, strict=True)) for name, points in found.items() if len(points) > 1}
+        if lines:
+            panels[title] = {name: (line[0], line[1]) for name, line in lines.items()}
+    return panels
+
+
+def _judge(run: Run, scene: Scene, reporter: Reporter) -> list[_Judged]:
+    """The test views, the worst first: by wrong labels where there is truth, else by PSNR."""
+    gaussians, embeddings = read_gaussians(run), read_embeddings(run)
+    instances, backend = read_segmentation(run)[0], run.config.backend
+    matched = _Matching(len(instances))
+    seen: list[tuple[View, float, Segments, Segments | None, np.ndarray]] = []
+    with reporter.stage("views", len(scene.test)) as on_step:
+        for step, view in enumerate(scene.test, start=1):
+            lifted = panoptic(view.camera, gaussians, embeddings, instances, scene.classes, backend=backend)
+            with torch.no_grad():
+                colors = render(gaussians, view.camera, backend=backend).colors.cpu().clamp(0, 1)
+                scores = instances.scores.to(gaussians.means)[:, None]
+                blended = render(gaussians, view.camera, features=scores, backend=backend)
+            score = (blended.colors[..., 0] / blended.alphas.clamp(min=1e-6)).cpu().clamp(0, 1).numpy()
+            truth = view.truth() if view.truth else None
+            if truth is not None:
+                matched.add(lifted.instance.numpy(), truth.instance.numpy())
+            seen.append((view, float(psnr(colors, view.image())), lifted, truth, score))
+            on_step(step, {})
+    partner = matched.partners()
+    judged = []
+    for view, quality, lifted, truth, score in seen:
+        if truth is None:
+            judged.append(_Judged(view, quality, lifted, None, np.zeros(0), np.zeros(0, dtype=bool)))
+            continue
+        found, true = lifted.instance.numpy(), truth.instance.numpy()
+        same = np.append(partner, -1)[found] == true
+        wrong = float(
+            (~same & ((found >= 0) | (true >= 0))).sum() / max(((found >= 0) | (true >= 0)).sum(), 1)
+        )
+        thing = found >= 0
+        judged.append(_Judged(view, quality, lifted, wrong, score[thing], same[thing]))
+    return sorted(judged, key=lambda one: (-(one.wrong or 0.0), one.psnr))
+
+
+class _Matching:
+    """Which true object each of M instances is: that with the largest IoU over all views, over 1/2; -2 = none."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self.both: dict[tuple[int, int], int] = {}
+        self.own = np.zeros(count, dtype=np.int64)
+        self.true: dict[int, int] = {}
+
+    def add(self, found: np.ndarray, true: np.ndarray) -> None:
+        self.own += np.bincount(found[found >= 0], minlength=self.count)
+        pairs, pixels = np.unique(np.stack([found.ravel(), true.ravel()]), axis=1, return_counts=True)
+        for one, other, area in zip(*pairs.tolist(), pixels.tolist(), strict=True):
+            if other >= 0:
+                self.true[other] = self.true.get(other, 0) + area
+                if one >= 0:
+                    self.both[one, other] = self.both.get((one, other), 0) + area
+
+    def partners(self) -> np.ndarray:
+        partner = np.full(self.count, -2)
+        for (one, other), area in self.both.items():
+            if 2 * area > self.own[one] + self.true[other] - area:
+                partner[one] = other
+        return partner
+
+
+def _test_views(scene: Scene, judged: Sequence[_Judged]) -> str:
+    if not judged:
+        return "<p>The scene has no test views.</p>"
+    shown = judged[:MOST_VIEWS]
+    # Test views have no segments that were learnt from; a reader may have them all the same.
+    strips = [
+        Strip(
+            one.view.name,
+            one.view.image(),
+            truth=one.view.truth().instance if one.view.truth else None,
+            segments=one.view.segments().instance if one.view.segments else None,
+            instances=one.lifted.instance,
+        )
+        for one in shown
+    ]
+    text = (
+        f"<p>The worst {len(shown)} of {len(judged)}. A true object or a segment has the colour of our instance that "
+        "it matches with an IoU over 1/2.</p>"
+    )
+    for one, pictures in zip(shown, strip_pictures(strips, PICTURE), strict=True):
+        wrong = f", {one.wrong:.1%} of the pixels of objects are wrong" if one.wrong is not None else ""
+        text += f"<p>{escape(one.view.name)}: PSNR {one.psnr:.2f} dB{wrong}</p>" + _strip(pictures)
+    return text
+
+
+def _strip(pictures: Mapping[str, Image.Image]) -> str:
+    cells = "".join(
+        f"<figure>{_image(picture, name, photo=name == 'image')}<figcaption>{escape(name)}</figcaption></figure>"
+        for name, picture in pictures.items()
+    )
+    return f'<div class="strip">{cells}</div>'
+
+
+def _objects(run: Run, scene: Scene, reporter: Reporter) -> str:
+    gaussians, embeddings = read_gaussians(run), read_embeddings(run)
+    instances, _ = read_segmentation(run)
+    if not len(instances.present):
+        return "<p>No object was found. Are there 2D segments of things? See `gslift doctor`.</p>"
+    names = read_run_edits(run, gaussians).names(instances.labels)
+    seen, detected = detections(instances, embeddings.evidence) if embeddings.evidence else (None, None)
+    scores, counts = instances.object_scores.tolist(), instances.counts.tolist()
+    order = sorted(instances.present.tolist(), key=lambda one: (scores[one], counts[one]))
+    backend = run.config.backend
+    best = best_views(weight_in_views(scene.train, gaussians, backend=backend), instances)
+    best[order[MOST_OBJECTS:]] = -1
+    pictures: dict[int, str] = {}
+    with reporter.stage("objects", int((best >= 0).sum())) as on_step:
+        for instance, pixels in portraits(scene.train, gaussians, instances, best, backend=backend):
+            pictures[instance] = _image(
+                _limited(Image.fromarray(pixels), PORTRAIT), f"object {instance + 1}", photo=True
+            )
+            on_step(len(pictures), {})
+    colors = palette(len(instances))
+    cards = []
+    for one in order:
+        semantic = int(instances.classes[one])
+        words = [names.get(one), scene.classes.names[semantic] if semantic >= 0 else None]
+        figures = f"score {scores[one]:.2f}, {counts[one]:,} Gaussians"
+        if seen is not None and detected is not None:
+            figures += f", in a segment in {detected[one]} of {seen[one]} views"
+        swatch = "#" + bytes(colors[one].tolist()).hex()
+        cards.append(
+            f'<div class="object">{pictures.get(one, "")}<i style="background:{swatch}"></i><b>{one + 1}</b> '
+            f"{escape(', '.join(word for word in words if word))}<br><small>{escape(figures)}</small></div>"
+        )
+    more = f" The first {MOST_OBJECTS} have pictures." if len(order) > MOST_OBJECTS else ""
+    return (
+        f"<p>The least certain first, each in the view that shows most of it.{more}</p>"
+        f'<div class="objects">{"".join(cards)}</div>'
+    )
+
+
+def _segments(run: Run, scene: Scene, reporter: Reporter) -> str:
+    if not any(view.segments for view in scene.train):
+        return ""
+    found = diagnose_run(run, reporter=reporter)
+    worst = worst_first(found.frames)
+    text = "".join(f"<p>{escape(line)}</p>" for line in in_words(found))
+    heads = ["frame", "differs", "merged", "split", "missed", "spurious", "look at"]
+    rows = [
+        [name, *(f"{share:.1%}" for share in shares), words] for name, shares, words in table_rows(worst[:20])
+    ]
+    text += _table(heads, rows, numbers=range(1, 6)) if rows else ""
+    names = {frame.name for frame in worst[:MOST_VIEWS]}
+    maps = {
+        look.view.name: _image(Image.fromarray(heat_map(look)), f"segments of {look.view.name}", photo=True)
+        for look in looks(run, names, unity=found.unity, reporter=reporter, stage="maps")
+    }
+    pictures = "".join(
+        f"<figure>{maps[name]}</figure>" for name in (frame.name for frame in worst) if name in maps
+    )
+    return text + f'<div class="maps">{pictures}</div>'
+
+
+def _calibration(judged: Sequence[_Judged]) -> str:
+    score = np.concatenate([one.score for one in judged] or [np.zeros(0)])
+    right = np.concatenate([one.right for one in judged] or [np.zeros(0, dtype=bool)])
+    if not len(score):
+        return ""
+    error = calibration_error(score, right)
+    words = (
+        f"<p>Of the pixels of the test views that show an object: how often it is the right one, by the blended "
+        f"instance_score of what they show. On the diagonal a score of .8 is right in 80 % of all cases. Mean distance "
+        f"{error:.3f}.</p>"
+    )
+    return words + _figure(reliability(score, right, "pixels of objects"), "reliability diagram")
+
+
+def _classes(scores: Scores | None) -> str:
+    if scores is None or scores.pq_scene is None:
+        return ""
+    rows = []
+    for one in scores.per_class:
+        content: dict[str, Any] = vars(one)
+        rows.append([_cell(value) for value in content.values()])
+    heads = [name.replace("_", " ") for name in vars(scores.per_class[0])] if scores.per_class else []
+    return _table(heads, rows, numbers=range(1, len(heads)))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+# ---- pieces
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
+    right = set(numbers)
+
+    def cells(tag: str, texts: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=number' if place in right else ''}>{escape(text)}</{tag}>"
+            for place, text in enumerate(texts)
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table><tr>{cells('th', heads)}</tr>{body}</table>"
+
+
+def _figure(svg: bytes, words: str) -> str:
+    data = base64.b64encode(svg).decode()
+    return f'<img class="figure" alt="{escape(words)}" src="data:image/svg+xml;base64,{data}">'
+
+
+def _image(picture: Image.Image, words: str, *, photo: bool = False) -> str:
+    file = io.BytesIO()
+    if photo:
+        picture.convert("RGB").save(file, format="JPEG", quality=85)
+    else:
+        picture.save(file, format="PNG", optimize=True)
+    kind, data = ("jpeg" if photo else "png"), base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{escape(words)}" src="data:image/{kind};base64,{data}">'
+
+
+def _limited(picture: Image.Image, longest: int) -> Image.Image:
+    """As large as that, small ones enlarged."""
+    factor = longest / max(picture.size)
+    size = [max(1, round(side * factor)) for side in picture.size]
+    return picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
