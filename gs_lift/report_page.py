@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from PIL import Image
+from torch import Tensor
 
 from gs_lift import __version__
 from gs_lift.clustering import detections
@@ -259,13 +261,12 @@ def _test_views(scene: Scene, judged: Sequence[_Judged]) -> str:
     if not judged:
         return "<p>The scene has no test views.</p>"
     shown = judged[:MOST_VIEWS]
-    # Test views have no segments that were learnt from; a reader may have them all the same.
     strips = [
         Strip(
             one.view.name,
             one.view.image(),
             truth=one.view.truth().instance if one.view.truth else None,
-            segments=one.view.segments().instance if one.view.segments else None,
+            segments=_some(one.view.segments().instance) if one.view.segments else None,
             instances=one.lifted.instance,
         )
         for one in shown
@@ -278,6 +279,11 @@ def _test_views(scene: Scene, judged: Sequence[_Judged]) -> str:
         wrong = f", {one.wrong:.1%} of the pixels of objects are wrong" if one.wrong is not None else ""
         text += f"<p>{escape(one.view.name)}: PSNR {one.psnr:.2f} dB{wrong}</p>" + _strip(pictures)
     return text
+
+
+def _some(labels: Int[Tensor, "H W"]) -> Int[Tensor, "H W"] | None:
+    """None where nothing was segmented: some layouts have such a map for every test view."""
+    return labels if bool((labels >= 0).any()) else None
 
 
 def _strip(pictures: Mapping[str, Image.Image]) -> str:
