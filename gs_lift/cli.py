@@ -51,6 +51,7 @@ def demo(
     """Make a messy room, find its objects again, and show how well: the whole line in minutes on a CPU."""
     from gs_lift.config import load_config
     from gs_lift.pipeline import evaluate_run, fit_run, segment_run, write_contact_sheet, write_outputs
+    from gs_lift.report_page import write_report
 
     reporter = _reporter()
     room = folder / "room"
@@ -60,9 +61,12 @@ def demo(
     written = write_outputs(run, folder / "labels.ply")
     scores = evaluate_run(run, reporter=reporter)
     sheet = write_contact_sheet(run, folder / "contact_sheet.png")
+    page = write_report(run, folder / "report.html", reporter=reporter)
+    _print_stages(run, reporter)
     _print_scores(run, scores, reporter)
-    for path in [*written, sheet]:
+    for path in [*written, sheet, page]:
         reporter.say(f"wrote {path}")
+    reporter.say(f"look at {page}, or at the objects themselves: gslift view {run.folder}")
 
 
 @app.command()
