@@ -250,8 +250,15 @@ def view(
         str, typer.Option(help="Address to serve at; others than this machine's are open to all.")
     ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(help="Port to serve at.")] = 8080,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Serve nothing: write one HTML file to send, which any browser opens."),
+    ] = None,
 ) -> None:
     """Look at the objects in a browser, correct them, and take them out; ends with Ctrl-C."""
+    if html is not None:
+        _write_page(source, html)
+        return
     from gs_lift.editing import Editor
     from gs_lift.exports import Labelled
     from gs_lift.viewer import Window, open_server, where_to_look
@@ -606,6 +613,16 @@ def _reporter() -> "TerminalReporter":
     reporter = TerminalReporter(Console())
     show_warnings(reporter)
     return reporter
+
+
+def _write_page(source: Path | None, out: Path) -> None:
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--html {out}: wanted a name that ends in .html")
+    from gs_lift.scene_page import write_page
+
+    reporter = _reporter()
+    size = write_page(source if source is not None and source.is_file() else _run(source), out)
+    reporter.say(f"wrote {out} ({size / 1e6:.1f} MB); open it in a browser")
 
 
 def _run(folder: Path | None) -> "Run":

@@ -40,7 +40,7 @@ LAYERS = [
     {"run", "doctor", "recipe"},
     {"pipeline"},
     {"benchmark", "editing", "exports", "pictures", "portraits", "relabel", "segment_doctor"},
-    {"report_page", "scoring", "viewer"},
+    {"report_page", "scene_page", "scoring", "viewer"},
     {"cli"},
 ]
 LAYER_OF = {part: level for level, parts in enumerate(LAYERS) for part in parts}
