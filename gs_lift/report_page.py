@@ -143,7 +143,8 @@ def _settings(run: Run) -> str:
     config, plain = run.config, Config()
     changed = differences(plain, config)
     rows = [[name, str(new), str(old)] for name, (old, new) in changed.items()]
-    scene = f"<p>Scene {escape(str(run.scene))}, run {escape(str(run.folder.resolve()))}.</p>"
+    # Names only: the page is for others, too, who need not know where things lie here.
+    scene = f"<p>Scene {escape(run.scene.name)}, run {escape(run.folder.resolve().name)}.</p>"
     table = _table(["setting", "here", "by default"], rows) if rows else "<p>All by default.</p>"
     return f"{scene}{table}<details><summary>all settings</summary><pre>{escape(dump_config(config))}</pre></details>"
 
