@@ -40,6 +40,9 @@ _SPLAT_DISTANCE = 3.0
 _ONE_SIDED_DEGREES = 120.0
 """Gap between the azimuths of neighbouring cameras from which on the scene was not walked around."""
 
+_LEAN = 0.001
+"""Weight of the mean of the cameras' ups against level horizons."""
+
 _PULL = 0.01
 """Weight of the Gaussians' centre against that of each optical axis: it decides only where axes are parallel."""
 
@@ -178,6 +181,17 @@ def up_of_cameras(cameras: Sequence[Camera]) -> Float[Tensor, "3"]:
         up = -rotations[:, 2].mean(dim=0)
     if up.norm() < 1e-6:
         up = -rotations[0, 1]
+    return up / up.norm()
+
+
+def level_of_cameras(cameras: Sequence[Camera]) -> Float[Tensor, "3"]:
+    """Up, across what is right in the images, where cameras level to the horizon tell it; else the mean of their ups.
+
+    The mean alone leans to where they all look, if they stand on one side: turning about it would roll the picture.
+    """
+    right = torch.stack([camera.viewmat[0, :3] for camera in cameras])
+    matrix = right.T @ right / len(cameras) + _LEAN * torch.eye(3, dtype=right.dtype)
+    up = torch.linalg.solve(matrix, up_of_cameras(cameras))
     return up / up.norm()
 
 

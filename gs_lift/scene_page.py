@@ -16,7 +16,7 @@ import html
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -28,7 +28,7 @@ from jaxtyping import Float, Int, UInt16
 from torch import Tensor
 
 from gs_lift import __version__
-from gs_lift.camera_paths import SPLAT_UP, CameraPath, orbit_of_splat, path_of_views, up_of_cameras
+from gs_lift.camera_paths import SPLAT_UP, CameraPath, level_of_cameras, orbit_of_splat, path_of_views
 from gs_lift.errors import ConfigError, RunError
 from gs_lift.exports import Labelled
 from gs_lift.files import write_text_atomic
@@ -58,9 +58,6 @@ MAX_CAMERAS = 250
 
 START_SIZE = (960, 540)
 """Width and height that the start view of a splat without cameras is for, pixels."""
-
-_PULL = 0.001
-"""Weight of the mean of the cameras' ups against level horizons."""
 
 POLICY = (
     "default-src 'none'; script-src {script}; style-src {style}; img-src data: blob:; worker-src blob:; "
@@ -199,7 +196,7 @@ def _described_cameras(labelled: Labelled, cameras: CameraPath | None) -> dict[s
         gaussians = gaussians.rows(members) if bool(members.any()) else gaussians
         start = orbit_of_splat(gaussians, 1, width=width, height=height).cameras[0]
         return {"cameras": [], "start": _described(start), "up": list(SPLAT_UP)}
-    up = _level(cameras.cameras)
+    up = level_of_cameras(cameras.cameras)
     if len(cameras) > MAX_CAMERAS:
         cameras = cameras.thinned(MAX_CAMERAS)
     listed = [
@@ -207,17 +204,6 @@ def _described_cameras(labelled: Labelled, cameras: CameraPath | None) -> dict[s
         for name, camera in zip(cameras.names, cameras.cameras, strict=True)
     ]
     return {"cameras": listed, "start": _described(cameras.cameras[0]), "up": up.tolist()}
-
-
-def _level(cameras: Sequence[Camera]) -> Float[Tensor, "3"]:
-    """Up, across what is right in the images, where cameras level to the horizon tell it; else the mean of their ups.
-
-    The mean alone leans to where they all look, if they stand on one side: turning about it would roll the picture.
-    """
-    right = torch.stack([camera.viewmat[0, :3] for camera in cameras])
-    matrix = right.T @ right / len(cameras) + _PULL * torch.eye(3, dtype=right.dtype)
-    up = torch.linalg.solve(matrix, up_of_cameras(cameras))
-    return up / up.norm()
 
 
 def _described(camera: Camera) -> dict[str, Any]:

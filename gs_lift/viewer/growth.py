@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gs_lift.camera_paths import focus_of_cameras, up_of_cameras
+from gs_lift.camera_paths import focus_of_cameras, level_of_cameras
 from gs_lift.gaussians import Gaussians
 from gs_lift.scene import Camera, Scene
 from gs_lift.viewer.painting import colors_of, covariances_of
@@ -29,7 +29,7 @@ def set_view(
     camera = cameras[0]
     if center is None:
         center = focus_of_cameras(cameras, torch.stack([one.position for one in cameras]).mean(dim=0))
-    up, position, forward = up_of_cameras(cameras), camera.position, camera.viewmat[2, :3]
+    up, position, forward = level_of_cameras(cameras), camera.position, camera.viewmat[2, :3]
     reach = max(float((center - position) @ forward), 1e-3)
     server.scene.set_up_direction(up.numpy())
     server.initial_camera.position = position.numpy()
