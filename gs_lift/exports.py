@@ -4,7 +4,7 @@ Ids of objects are those of labels.ply, from 1; 0 = none.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from gs_lift.pipeline import (
 )
 from gs_lift.run import Run
 from gs_lift.scene import View
-from gs_lift.segmentation import VOID, Segments
+from gs_lift.segmentation import VOID, Classes, Instances, Segments, object_scores
 
 REACH = 0.02
 """Farthest that a vertex may be from the Gaussian whose object it takes, as a share of the mesh's diagonal."""
@@ -42,6 +42,17 @@ OPAQUE = 0.1
 """Least opacity of a Gaussian that a vertex takes its object from."""
 
 SPLITS = ("test", "train", "all")
+
+
+@dataclass(frozen=True)
+class Object:
+    """What a list says of an object. id: as in labels.json, from 1; count: of its Gaussians; score: in 0..1."""
+
+    id: int
+    count: int
+    score: float
+    class_name: str | None
+    name: str | None
 
 
 @dataclass(frozen=True)
@@ -59,14 +70,20 @@ class Labelled:
 
     @classmethod
     def of_run(cls, run: Run) -> "Labelled":
-        instances, classes = read_instances(run), read_scene(run).classes
+        gaussians, instances = read_gaussians(run), read_instances(run)
+        names = read_run_edits(run, gaussians).names(instances.labels)
+        return cls.of_cut(gaussians, instances, read_scene(run).classes, names)
+
+    @classmethod
+    def of_cut(
+        cls, gaussians: Gaussians, instances: Instances, classes: Classes, names: Mapping[int, str]
+    ) -> "Labelled":
+        """names: instance, from 0 -> what the user calls it."""
         semantic = instances.classes.tolist()
         class_of = {
             one + 1: classes.names[semantic[one]] if semantic[one] != VOID else None
             for one in instances.present.tolist()
         }
-        gaussians = read_gaussians(run)
-        names = read_run_edits(run, gaussians).names(instances.labels)
         name_of = {one + 1: name for one, name in names.items()}
         return cls(gaussians, instances.labels + 1, instances.scores, class_of, name_of)
 
@@ -81,6 +98,19 @@ class Labelled:
         class_of = {one: content.class_name for one, content in there.items()}
         name_of = {one: content.name for one, content in there.items() if content.name is not None}
         return cls(ply.read_splat(path), labels + 1, scores, class_of, name_of)
+
+    @property
+    def objects(self) -> tuple[Object, ...]:
+        """Those that have Gaussians, by their ids."""
+        ids = self.ids.cpu()
+        count = int(ids.max()) if len(ids) else 0
+        counts = torch.bincount(ids, minlength=count + 1)[1:].tolist()
+        scores = object_scores(ids - 1, self.scores.cpu(), count).tolist()
+        return tuple(
+            Object(one, number, score, self.class_of.get(one), self.name_of.get(one))
+            for one, (number, score) in enumerate(zip(counts, scores, strict=True), start=1)
+            if number
+        )
 
     def rows(
         self,

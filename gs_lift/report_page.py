@@ -44,7 +44,7 @@ from gs_lift.pipeline import (
 from gs_lift.portraits import best_views, portraits
 from gs_lift.protocols import RELEASED
 from gs_lift.rendering import render
-from gs_lift.report import Strip, strip_pictures
+from gs_lift.report import Strip, renamed, strip_pictures
 from gs_lift.run import Run
 from gs_lift.scene import Scene, View
 from gs_lift.segment_doctor import diagnose_run, heat_map, in_words, looks, table_rows, worst_first
@@ -201,8 +201,7 @@ def _judge(run: Run, scene: Scene, reporter: Reporter) -> list[_Judged]:
     """The test views, the worst first: by wrong labels where there is truth, else by PSNR."""
     gaussians, embeddings = read_gaussians(run), read_embeddings(run)
     instances, backend = read_segmentation(run)[0], run.config.backend
-    matched = _Matching(len(instances))
-    seen: list[tuple[View, float, Segments, Segments | None, np.ndarray]] = []
+    seen: list[tuple[View, float, Segments, np.ndarray]] = []
     with reporter.stage("views", len(scene.test)) as on_step:
         for step, view in enumerate(scene.test, start=1):
             lifted = panoptic(view.camera, gaussians, embeddings, instances, scene.classes, backend=backend)
@@ -211,51 +210,33 @@ def _judge(run: Run, scene: Scene, reporter: Reporter) -> list[_Judged]:
                 scores = instances.scores.to(gaussians.means)[:, None]
                 blended = render(gaussians, view.camera, features=scores, backend=backend)
             score = (blended.colors[..., 0] / blended.alphas.clamp(min=1e-6)).cpu().clamp(0, 1).numpy()
-            truth = view.truth() if view.truth else None
-            if truth is not None:
-                matched.add(lifted.instance.numpy(), truth.instance.numpy())
-            seen.append((view, float(psnr(colors, view.image())), lifted, truth, score))
+            seen.append((view, float(psnr(colors, view.image())), lifted, score))
             on_step(step, {})
-    partner = matched.partners()
+    true = _true_objects([(view, lifted) for view, _, lifted, _ in seen], len(instances))
     judged = []
-    for view, quality, lifted, truth, score in seen:
+    for view, quality, lifted, score in seen:
+        found, truth = lifted.instance.numpy(), true.get(view.name)
         if truth is None:
             judged.append(_Judged(view, quality, lifted, None, np.zeros(0), np.zeros(0, dtype=bool)))
             continue
-        found, true = lifted.instance.numpy(), truth.instance.numpy()
-        same = np.append(partner, -1)[found] == true
-        wrong = float(
-            (~same & ((found >= 0) | (true >= 0))).sum() / max(((found >= 0) | (true >= 0)).sum(), 1)
-        )
-        thing = found >= 0
-        judged.append(_Judged(view, quality, lifted, wrong, score[thing], same[thing]))
+        same, either = found == truth, (found >= 0) | (truth >= 0)
+        wrong = float((~same & either).sum() / max(either.sum(), 1))
+        judged.append(_Judged(view, quality, lifted, wrong, score[found >= 0], same[found >= 0]))
     return sorted(judged, key=lambda one: (-(one.wrong or 0.0), one.psnr))
 
 
-class _Matching:
-    """Which true object each of M instances is: that with the largest IoU over all views, over 1/2; -2 = none."""
-
-    def __init__(self, count: int):
-        self.count = count
-        self.both: dict[tuple[int, int], int] = {}
-        self.own = np.zeros(count, dtype=np.int64)
-        self.true: dict[int, int] = {}
-
-    def add(self, found: np.ndarray, true: np.ndarray) -> None:
-        self.own += np.bincount(found[found >= 0], minlength=self.count)
-        pairs, pixels = np.unique(np.stack([found.ravel(), true.ravel()]), axis=1, return_counts=True)
-        for one, other, area in zip(*pairs.tolist(), pixels.tolist(), strict=True):
-            if other >= 0:
-                self.true[other] = self.true.get(other, 0) + area
-                if one >= 0:
-                    self.both[one, other] = self.both.get((one, other), 0) + area
-
-    def partners(self) -> np.ndarray:
-        partner = np.full(self.count, -2)
-        for (one, other), area in self.both.items():
-            if 2 * area > self.own[one] + self.true[other] - area:
-                partner[one] = other
-        return partner
+def _true_objects(views: Sequence[tuple[View, Segments]], count: int) -> dict[str, np.ndarray]:
+    """The truth of each view that has one, its objects numbered as the instances that they match over all views."""
+    names = [view.name for view, _ in views if view.truth is not None]
+    truths = [view.truth().instance for view, _ in views if view.truth is not None]
+    if not names:
+        return {}
+    found = torch.cat([lifted.instance.flatten() for view, lifted in views if view.truth is not None])
+    parts = renamed(torch.cat([one.flatten() for one in truths]), found, count)
+    split = parts.split([one.numel() for one in truths])
+    return {
+        name: part.reshape(own.shape).numpy() for name, own, part in zip(names, truths, split, strict=True)
+    }
 
 
 def _test_views(scene: Scene, judged: Sequence[_Judged]) -> str:

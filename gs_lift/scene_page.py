@@ -37,7 +37,6 @@ from gs_lift.palette import GREY, palette
 from gs_lift.pipeline import read_scene
 from gs_lift.run import Run
 from gs_lift.scene import Camera
-from gs_lift.segmentation import SURE
 
 BOX = 256
 """Gaussians that share a box."""
@@ -150,29 +149,31 @@ def pack(labelled: Labelled) -> Packed:
 def described_objects(labelled: Labelled) -> dict[str, Any]:
     """`objects` with id, name, class (its place in `classes`), count, score and colour; `classes` with name and colour;
     `none`: how many Gaussians belong to no object."""
-    ids = labelled.ids.cpu()
-    counts = torch.bincount(ids)
-    means = torch.bincount(ids, weights=labelled.scores.cpu().double()) / counts.clamp(min=1)
-    there = [one for one in torch.nonzero(counts)[:, 0].tolist() if one > 0]
-    names = sorted({name for one in there if (name := labelled.class_of.get(one))})
+    listed = labelled.objects
+    names = sorted({one.class_name for one in listed if one.class_name})
     place = {name: number for number, name in enumerate(names)}
-    colors = palette(max(there, default=0)).tolist()
+    colors = palette(max((one.id for one in listed), default=0)).tolist()
     objects = [
         {
-            "id": one,
-            "name": labelled.name_of.get(one),
-            "class": place.get(labelled.class_of.get(one) or "", -1),
-            "count": int(counts[one]),
-            "score": round(min(1.0, float(means[one]) / SURE), 3),
-            "color": colors[one - 1],
+            "id": one.id,
+            "name": one.name,
+            "class": place.get(one.class_name or "", -1),
+            "count": one.count,
+            "score": round(one.score, 3),
+            "color": colors[one.id - 1],
         }
-        for one in there
+        for one in listed
     ]
     classes = [
         {"name": name, "color": color}
         for name, color in zip(names, palette(len(names)).tolist(), strict=True)
     ]
-    return {"objects": objects, "classes": classes, "none": int((ids == 0).sum()), "grey": list(GREY)}
+    return {
+        "objects": objects,
+        "classes": classes,
+        "none": int((labelled.ids == 0).sum()),
+        "grey": list(GREY),
+    }
 
 
 def script_json(content: Any) -> str:

@@ -110,6 +110,15 @@ SURE = 0.93
 """Mean score of an object's Gaussians from which on all of 430 objects but one in fifty were true ones."""
 
 
+def object_scores(labels: Int[Tensor, "N"], scores: Float[Tensor, "N"], count: int) -> Float[Tensor, "M"]:
+    """Confidence of each of `count` instances: the mean score of its Gaussians over that of an object that is found for
+    sure, at most 1. Even there those of its border are not certain."""
+    taken = labels >= 0
+    sums = torch.bincount(labels[taken], weights=scores[taken].double(), minlength=count)
+    counts = torch.bincount(labels[taken], minlength=count).clamp(min=1)
+    return (sums / counts / SURE).clamp(max=1).float()
+
+
 @dataclass(frozen=True)
 class Instances:
     """The objects of a scene.
@@ -133,11 +142,8 @@ class Instances:
 
     @property
     def object_scores(self) -> Float[Tensor, "M"]:
-        """Confidence of each instance: the mean score of its Gaussians over that of an object that is found for sure,
-        at most 1. Even there those of its border are not certain."""
-        taken = self.labels >= 0
-        sums = torch.bincount(self.labels[taken], weights=self.scores[taken].double(), minlength=len(self))
-        return (sums / self.counts.clamp(min=1) / SURE).clamp(max=1).float()
+        """Confidence of each instance, see `object_scores`."""
+        return object_scores(self.labels, self.scores, len(self))
 
     @property
     def counts(self) -> Int[Tensor, "M"]:

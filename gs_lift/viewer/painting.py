@@ -1,13 +1,13 @@
 """What the viewer shows of each Gaussian: its colour by the mode of the view."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from gs_lift.editing import Editor
-from gs_lift.exports import Labelled
+from gs_lift.exports import Labelled, Object
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import SH_C0, quats_to_rotmats
 from gs_lift.palette import colorize, viridis
@@ -18,70 +18,36 @@ DIMMED = 0.3
 
 
 @dataclass(frozen=True)
-class Object:
-    """A line of the list. id: as in labels.json, from 1."""
-
-    id: int
-    count: int
-    score: float
-    class_name: str | None
-    name: str | None
-
-    @property
-    def title(self) -> str:
-        words = [f"{self.id}", self.name or "", self.class_name or "", f"{self.count:,}", f"{self.score:.2f}"]
-        return " · ".join(word for word in words if word)
-
-
-@dataclass(frozen=True)
 class Shown:
-    """Gaussians with the object of each: labels [N], -1 = none, scores [N], classes [N] (VOID = unknown) of `names`."""
+    """Gaussians with the object of each: labels [N], -1 = none, scores [N], classes [N] (VOID = unknown), objects."""
 
     gaussians: Gaussians
     labels: Int[np.ndarray, "N"]
     scores: Float[np.ndarray, "N"]
     classes: Int[np.ndarray, "N"]
-    class_names: tuple[str, ...]
     objects: tuple[Object, ...]
 
     @classmethod
     def of_editor(cls, editor: Editor) -> "Shown":
-        instances, names = editor.instances, editor.names
-        labels = instances.labels.numpy()
-        semantic = editor.embeddings.semantic.argmax(dim=1).numpy()
-        of_object = np.append(instances.classes.numpy(), VOID)
-        objects = tuple(
-            Object(one + 1, count, score, editor.class_name(one), names.get(one))
-            for one, (count, score) in enumerate(
-                zip(instances.counts.tolist(), instances.object_scores.tolist(), strict=True)
-            )
-            if count
+        """The classes of what belongs to no object are those that were learnt."""
+        shown = cls.of_labelled(
+            Labelled.of_cut(editor.gaussians, editor.instances, editor.scene.classes, editor.names)
         )
-        return cls(
-            editor.gaussians.detach().to("cpu"),
-            labels,
-            instances.scores.numpy(),
-            np.where(labels >= 0, of_object[labels], semantic),
-            editor.scene.classes.names,
-            objects,
-        )
+        learnt = editor.embeddings.semantic.argmax(dim=1).numpy()
+        of_object = np.append(editor.instances.classes.numpy(), VOID)
+        return replace(shown, classes=np.where(shown.labels >= 0, of_object[shown.labels], learnt))
 
     @classmethod
     def of_labelled(cls, labelled: Labelled) -> "Shown":
-        labels, scores = labelled.ids.numpy() - 1, labelled.scores.numpy()
-        names = tuple(sorted({name for name in labelled.class_of.values() if name}))
-        objects = tuple(
-            Object(
-                one, int(members.sum()), float(scores[members].mean()), class_name, labelled.name_of.get(one)
-            )
-            for one, class_name in labelled.class_of.items()
-            if (members := labels == one - 1).any()
-        )
-        classes = np.full(int(labels.max(initial=-1)) + 2, VOID)
+        """Classes are numbered by their names."""
+        labels, objects = labelled.ids.numpy() - 1, labelled.objects
+        names = sorted({one.class_name for one in objects if one.class_name})
+        of_object = np.full(int(labels.max(initial=-1)) + 2, VOID)  # the last one is that of none
         for one in objects:
             if one.class_name:
-                classes[one.id - 1] = names.index(one.class_name)
-        return cls(labelled.gaussians, labels, scores, classes[labels], names, objects)
+                of_object[one.id - 1] = names.index(one.class_name)
+        gaussians = labelled.gaussians.detach().to("cpu")
+        return cls(gaussians, labels, labelled.scores.numpy(), of_object[labels], objects)
 
     def __len__(self) -> int:
         return len(self.labels)

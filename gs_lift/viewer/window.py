@@ -17,6 +17,7 @@ from gs_lift.camera_paths import orbit_of_splat
 from gs_lift.editing import Editor
 from gs_lift.edits import Edit
 from gs_lift.errors import GsLiftError
+from gs_lift.exports import Object
 from gs_lift.palette import palette
 from gs_lift.report import label_picture
 from gs_lift.scene import View
@@ -248,7 +249,7 @@ class Window:
             '<div style="max-height:16em;overflow-y:auto;font-size:12px;padding:0 1em">'
             f'<table style="width:100%;text-align:left">{heads}{"".join(rows)}</table></div>'
         )
-        titles = [NOBODY, *(one.title for one in self.shown.objects)]
+        titles = [NOBODY, *(_title(one) for one in self.shown.objects)]
         number = {one.id - 1: place for place, one in enumerate(self.shown.objects, start=1)}
         chosen = titles[number.get(self.selected[-1], 0)] if self.selected else NOBODY
         self._quiet = True
@@ -281,7 +282,7 @@ class Window:
                     self._paint()
 
     def _choose(self) -> None:
-        titles = [one.title for one in self.shown.objects]
+        titles = [_title(one) for one in self.shown.objects]
         chosen = self._choice.value
         self._select([self.shown.objects[titles.index(chosen)].id - 1] if chosen in titles else [])
 
@@ -451,6 +452,11 @@ class Window:
         self.isolated &= there
         self._paint()
         self._refresh()
+
+
+def _title(one: Object) -> str:
+    words = [f"{one.id}", one.name or "", one.class_name or "", f"{one.count:,}", f"{one.score:.2f}"]
+    return " · ".join(word for word in words if word)
 
 
 def _small(view: View, longest: int) -> np.ndarray:
