@@ -39,6 +39,9 @@ NoResume = Annotated[bool, typer.Option("--no-resume", help="Start every stage a
 
 RUNS = Path("runs")
 
+WIDE = 200
+"""Letters of a line of a table that goes into a file or a pipe."""
+
 
 @app.command()
 def demo(
@@ -66,7 +69,9 @@ def demo(
     _print_scores(run, scores, reporter)
     for path in [*written, sheet, page]:
         reporter.say(f"wrote {path}")
-    reporter.say(f"look at {page}, or at the objects themselves: gslift view {run.folder}")
+    reporter.say(
+        f"look at {page}, or at the objects themselves: gslift view {run.folder} (needs '.[viewer]')"
+    )
 
 
 @app.command()
@@ -204,7 +209,8 @@ def edit(
 ) -> None:
     """Correct a run's objects, for good: every later cut keeps the edits. Without options: what was edited.
 
-    Ids are those of labels.json before the command. Another cut (--granularity ...) numbers its objects anew.
+    Ids are those of labels.json; with --undo or --redo, which come first, those that these leave. Another cut
+    (--granularity ...) numbers its objects anew.
     """
     from gs_lift.editing import Editor
     from gs_lift.pipeline import output_paths
@@ -272,8 +278,10 @@ def view(
         shown = Shown.of_editor(editor)
     server = open_server(host, port)
     window = Window(server, shown, editor)
-    reporter.wait(*where_to_look(host, port))
-    window.close()
+    try:
+        reporter.wait(*where_to_look(host, port))
+    finally:
+        window.close()
 
 
 @app.command()
@@ -610,7 +618,9 @@ def _reporter() -> "TerminalReporter":
 
     from gs_lift.terminal import TerminalReporter, show_warnings
 
-    reporter = TerminalReporter(Console())
+    # Where nobody reads along, no line is folded to a width that nobody has.
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    reporter = TerminalReporter(console)
     show_warnings(reporter)
     return reporter
 
@@ -652,10 +662,10 @@ def _synthesize(
 
 
 def _growth(port: int, reporter: "TerminalReporter") -> "Growth":
-    from gs_lift.viewer import LOOPBACK, Growth, open_server, where_to_look
+    from gs_lift.viewer import LOCALHOST, Growth, open_server, where_to_look
 
-    growth = Growth(open_server(LOOPBACK[0], port))
-    for line in where_to_look(LOOPBACK[0], port):
+    growth = Growth(open_server(LOCALHOST, port))
+    for line in where_to_look(LOCALHOST, port):
         reporter.say(line)
     return growth
 

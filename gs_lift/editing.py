@@ -16,16 +16,14 @@ from gs_lift.edits import (
     CANNOT,
     CLASS,
     DELETE,
-    LONGEST,
     MUST,
     NAME,
     Edit,
     Edits,
-    clean,
     splat_digest,
     write_edits,
 )
-from gs_lift.errors import ConfigError, ConstraintError, RunError, listed, suggestion
+from gs_lift.errors import ConfigError, ConstraintError, RunError, suggestion
 from gs_lift.evaluation import weight_in_views
 from gs_lift.files import locked
 from gs_lift.gaussians import Gaussians
@@ -46,6 +44,7 @@ from gs_lift.run import Run
 from gs_lift.segmentation import Classes, Embeddings, Instances
 from gs_lift.sparse import Sparse
 from gs_lift.threads import torch_on_one_thread
+from gs_lift.words import LONGEST, clean, listed
 
 SEEDS = 16
 """Gaussians that stand for a part that is split off: one alone may lie on a border."""
@@ -107,6 +106,7 @@ class Editor:
             read_embeddings(run),
             read_scene(run),
         )
+        self._made_of = _stamps(run)
         # From their own file: the cut does not know what was undone.
         self._saved = read_run_edits(run, self.gaussians)
         self.recipe = replace(read_segmentation(run)[1], edits=self._saved)
@@ -146,7 +146,7 @@ class Editor:
         if places:
             if len(set(places)) < 2 or not np.isin(places, members).all():
                 raise ConfigError(f"{said}: wanted two places or more that belong to it")
-            return Edit(CANNOT, said, tuple(self._around(members, place) for place in dict.fromkeys(places)))
+            return Edit(CANNOT, said, self._around(members, list(dict.fromkeys(places))))
         inside = set(members.tolist())
         ties = [link for link in self.edits.constraints().must if inside.issuperset(link.pair)]
         if ties:
@@ -258,14 +258,24 @@ class Editor:
     def save(self) -> None:
         """Make edits and cut those of the run; edits first: `segment` would make the same cut of them.
 
-        Raises RunError, and changes nothing, where somebody else has edited the run since it was read.
+        Raises RunError, and changes nothing, where somebody else has edited the run since it was read, or made it anew.
         """
         with locked(self.run.folder):
+            if self._made_of != _stamps(self.run):
+                raise RunError(f"{self.run.folder}: was made anew meanwhile; open it again")
             if read_run_edits(self.run, self.gaussians) != self._saved:
-                raise RunError(f"{self.run.edits}: edited by somebody else meanwhile; do it again")
+                raise RunError(f"{self.run.edits}: edited by somebody else meanwhile; look, and do it again")
             write_edits(self.run.edits, self.edits, splat_digest(self.gaussians))
-            write_segmentation(self.run, self.instances, self.recipe)
             self._saved = self.edits
+            write_segmentation(self.run, self.instances, self.recipe)
+
+    def reload(self) -> None:
+        """Read the edits and the cut again, as somebody else has made them. Raises RunError for a run made anew."""
+        if self._made_of != _stamps(self.run):
+            raise RunError(f"{self.run.folder}: was made anew meanwhile; open it again")
+        self.instances = segment_run(self.run)
+        self._saved = read_run_edits(self.run, self.gaussians)
+        self.recipe, self._free = replace(read_segmentation(self.run)[1], edits=self._saved), None
 
     @torch_on_one_thread()
     def write_outputs(
@@ -311,11 +321,18 @@ class Editor:
         scores = self.instances.scores.numpy()[members]
         return tuple(np.sort(members[np.argsort(-scores, kind="stable")[:count]]).tolist())
 
-    def _around(self, members: Ints, place: int) -> tuple[int, ...]:
-        """The members nearest to one of them in space, itself first."""
+    def _around(self, members: Ints, places: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """For each place the members that are nearest to it, and nearer than to any other place; itself first."""
         means = self.gaussians.means.detach().cpu().numpy()[members].astype(np.float64)
-        off = ((means - means[np.flatnonzero(members == place)[0]]) ** 2).sum(axis=1)
-        return tuple(members[np.argsort(off, kind="stable")[:SEEDS]].tolist())
+        seeds = means[np.searchsorted(members, places)]
+        off = ((means[:, None] - seeds) ** 2).sum(axis=2)
+        nearest, most = off.argmin(axis=1), max(1, min(2 * SEEDS, len(members)) // len(places))
+        groups = []
+        for number, place in enumerate(places):
+            own = np.flatnonzero(nearest == number)
+            around = members[own[np.argsort(off[own, number], kind="stable")]]
+            groups.append((place, *(one for one in around.tolist() if one not in places))[:most])
+        return tuple(groups)
 
     def _parts(self, instance: int) -> list[Ints]:
         """Members of each part of an instance, from 0, that is a part of no other one."""
@@ -349,3 +366,9 @@ class Editor:
             centers = np.stack([points[side == half].mean(axis=0) for half in (0, 1)])
         nearest = [((points - center) ** 2).sum(axis=1) for center in centers]
         return [members[side == half][np.argsort(nearest[half][side == half])] for half in (0, 1)]
+
+
+def _stamps(run: Run) -> list[tuple[int, int]]:
+    """Tell whether the splat or its embeddings were written anew."""
+    found = [run.result(stage).stat() for stage in ("fit", "lift")]
+    return [(one.st_mtime_ns, one.st_size) for one in found]

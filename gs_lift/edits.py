@@ -16,7 +16,7 @@ two contradict each other, the later one holds: see `Edits.constraints`.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
@@ -35,15 +35,13 @@ from gs_lift.errors import ConstraintError
 from gs_lift.files import write_text_atomic
 from gs_lift.gaussians import Gaussians
 from gs_lift.segmentation import Classes, Instances, Parts
+from gs_lift.words import clean
 
 MAX_BYTES = 1 << 26
 """A larger edits.json is a mistake."""
 
-LONGEST = 200
-"""Letters of a name, or of what an edit is called."""
-
-MOST_PAIRS = 200_000
-"""Pairs of Gaussians that the splits of a file may hold apart."""
+MOST_PAIRS, MOST_TIES = 500_000, 5_000
+"""Pairs of Gaussians that splits may hold apart, and that merges may tie, in all."""
 
 MUST, CANNOT, NAME, CLASS, DELETE = "must_link", "cannot_link", "name", "class", "delete"
 
@@ -85,8 +83,11 @@ class Edits:
         return bool(self.done)
 
     def and_then(self, *edits: Edit) -> "Edits":
-        """With more of them; what was undone can no longer be redone."""
-        return Edits(self.done + edits, ())
+        """With more of them; what was undone can no longer be redone. Raises ConstraintError where it is too much."""
+        more = self.done + edits
+        if problem := _too_much(more):
+            raise ConstraintError(f"{edits[-1].said if edits else 'edits'}: {problem}")
+        return Edits(more, ())
 
     def undo(self) -> "Edits":
         """Without the last one. Raises ConstraintError where there is none."""
@@ -106,26 +107,26 @@ class Edits:
         A later edit wins: what it ties together is no longer held apart; what it holds apart is no longer tied by the
         latest of the ties between the two.
         """
-        must: list[Link] = []
+        ties = _Ties()
         cannot: list[Link] = []
         for edit in self.done:
             if edit.kind == MUST:
                 # The other Gaussians of a group are what an earlier split held apart there.
                 first, *others = (group[0] for group in edit.groups)
                 for other in others:
-                    tied = _components(must)
-                    if tied.get(first, -1) != tied.get(other, -2):  # so that there is one way between any two
-                        must.append(Link(first, other, edit.said))
-                together = _components(must)
-                together |= {one: together[first] for group in edit.groups for one in group}
-                cannot = [
-                    one for one in cannot if together.get(one.first, -1) != together.get(one.second, -2)
-                ]
+                    ties.tie(Link(first, other, edit.said))
+                named = {one for group in edit.groups for one in group}
+
+                def root(one: int, of: int = first, named: frozenset[int] = frozenset(named)) -> int:
+                    return ties.root(of if one in named else one)
+
+                cannot = [one for one in cannot if root(one.first) != root(one.second)]
             elif edit.kind == CANNOT:
                 pairs = [pair for one, other in combinations(edit.groups, 2) for pair in product(one, other)]
-                must = _untied(must, pairs)
+                for first, second in pairs:
+                    ties.untie(first, second)
                 cannot += [Link(first, second, edit.said) for first, second in pairs]
-        return Constraints(tuple(must), tuple(cannot))
+        return Constraints(tuple(ties.links), tuple(cannot))
 
     def names(self, labels: Int[Tensor, "N"]) -> dict[int, str]:
         """Instance -> its name, of those that have one."""
@@ -174,35 +175,61 @@ class Edits:
         return labels
 
 
-def _components(links: Iterable[Link]) -> dict[int, int]:
-    """Gaussian -> a number of those that are tied together."""
-    group: dict[int, int] = {}
-    members: dict[int, list[int]] = {}
-    for link in links:
-        for one in link.pair:
-            if one not in group:
-                group[one] = one
-                members[one] = [one]
-        a, b = (group[one] for one in link.pair)
-        if a != b:
-            for one in members[b]:
-                group[one] = a
-            members[a] += members.pop(b)
-    return group
+class _Ties:
+    """Links that tie Gaussians together, one way between any two: a forest."""
+
+    def __init__(self) -> None:
+        self.links: list[Link] = []
+        self._parent: dict[int, int] = {}
+
+    def root(self, one: int) -> int:
+        """The same for all that are tied together."""
+        while (above := self._parent.get(one, one)) != one:
+            self._parent[one] = one = self._parent.get(above, above)
+        return one
+
+    def tie(self, link: Link) -> None:
+        first, second = self.root(link.first), self.root(link.second)
+        if first != second:
+            self.links.append(link)
+            self._parent[second] = first
+
+    def untie(self, first: int, second: int) -> None:
+        """Take away the latest of the links on the way from one to the other, if there is one."""
+        if self.root(first) != self.root(second):
+            return
+        near: dict[int, list[int]] = {}
+        for number, link in enumerate(self.links):
+            for one in link.pair:
+                near.setdefault(one, []).append(number)
+        came: dict[int, tuple[int, int]] = {first: (first, -1)}
+        waiting = [first]
+        while second not in came:
+            one = waiting.pop()
+            for number in near.get(one, []):
+                a, b = self.links[number].pair
+                other = b if one == a else a
+                if other not in came:
+                    came[other] = (one, number)
+                    waiting.append(other)
+        way, at = [], second
+        while at != first:
+            at, number = came[at]
+            way.append(number)
+        kept = [link for number, link in enumerate(self.links) if number != max(way)]
+        self.links, self._parent = [], {}
+        for link in kept:
+            self.tie(link)
 
 
-def _untied(must: list[Link], pairs: Sequence[tuple[int, int]]) -> list[Link]:
-    """Without the latest tie between the two of each pair. There is only one way from one to the other."""
-    for first, second in pairs:
-        together = _components(must)
-        if together.get(first, -1) != together.get(second, -2):
-            continue
-        for place in range(len(must) - 1, -1, -1):
-            apart = _components(must[:place] + must[place + 1 :])
-            if apart.get(first, -1) != apart.get(second, -2):
-                must = must[:place] + must[place + 1 :]
-                break
-    return must
+def _too_much(edits: Sequence[Edit]) -> str | None:
+    """What is over a limit, in words: all of them must stay quick to apply."""
+    sizes = [[len(group) for group in edit.groups] for edit in edits if edit.kind == CANNOT]
+    pairs = sum((sum(some) ** 2 - sum(size**2 for size in some)) // 2 for some in sizes)
+    ties = sum(len(edit.groups) - 1 for edit in edits if edit.kind == MUST)
+    if pairs > MOST_PAIRS:
+        return f"{pairs} pairs to be held apart; wanted at most {MOST_PAIRS}"
+    return f"{ties} ties; wanted at most {MOST_TIES}" if ties > MOST_TIES else None
 
 
 def _numbers(
@@ -304,16 +331,9 @@ def _read_list(path: Path, name: str, content: Any, gaussians: int) -> tuple[Edi
         if not all(0 <= gaussian < gaussians for group in edit.groups for gaussian in group):
             raise ConstraintError(f"{path}: {name}, entry {place}: there are Gaussians 0 to {gaussians - 1}")
         result.append(edit)
-    sizes = [[len(group) for group in edit.groups] for edit in result if edit.kind == CANNOT]
-    pairs = sum((sum(some) ** 2 - sum(size**2 for size in some)) // 2 for some in sizes)
-    if pairs > MOST_PAIRS:
-        raise ConstraintError(f"{path}: {name}: {pairs} pairs to be held apart; wanted at most {MOST_PAIRS}")
+    if problem := _too_much(result):
+        raise ConstraintError(f"{path}: {name}: {problem}")
     return tuple(result)
-
-
-def clean(text: str) -> str:
-    """A name from anywhere as it may be shown: one line of at most LONGEST printable letters."""
-    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())[:LONGEST].rstrip()
 
 
 def edit_from_json(content: dict[str, Any]) -> Edit | None:

@@ -1,7 +1,7 @@
 """Errors that a user can act on. Each says what was wanted, what came, and the way out, in one line."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -51,22 +51,6 @@ def suggestion(name: str, names: Mapping[str, object] | list[str]) -> str:
     """`" Did you mean 'x'?"` for the closest of `names`, else an empty string."""
     close = difflib.get_close_matches(name, list(names), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
-
-
-def listed(ids: Iterable[int]) -> str:
-    """Ascending ids in words, runs of three and more as ranges.
-
-    >>> listed([1, 2, 3, 5])
-    '1 to 3, 5'
-    """
-    runs: list[list[int]] = []
-    for one in ids:
-        if runs and one == runs[-1][-1] + 1:
-            runs[-1].append(one)
-        else:
-            runs.append([one])
-    words = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
-    return ", ".join(words) or "none"
 
 
 def pick(table: Mapping[str, Value], name: str, what: str) -> Value:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gs_lift import ply
 from gs_lift.datasets.scannet import NYU40
-from gs_lift.errors import ConfigError, RunError, listed
+from gs_lift.errors import ConfigError, RunError
 from gs_lift.evaluation import panoptic
 from gs_lift.files import write_atomic, write_text_atomic
 from gs_lift.gaussians import Gaussians
@@ -34,6 +34,7 @@ from gs_lift.pipeline import (
 from gs_lift.run import Run
 from gs_lift.scene import View
 from gs_lift.segmentation import VOID, Classes, Instances, Segments, object_scores
+from gs_lift.words import listed
 
 REACH = 0.02
 """Farthest that a vertex may be from the Gaussian whose object it takes, as a share of the mesh's diagonal."""
@@ -59,7 +60,8 @@ class Object:
 class Labelled:
     """Gaussians with the object of each: ids [N] from 1, 0 = none; scores [N].
 
-    class_of: by id, None = unknown. name_of: by id, of those that have one.
+    class_of: by id, None = unknown. name_of, score_of: by id, of those that have one; any other's score is that of its
+    Gaussians.
     """
 
     gaussians: Gaussians
@@ -67,6 +69,7 @@ class Labelled:
     scores: Float[Tensor, "N"]
     class_of: dict[int, str | None]
     name_of: dict[int, str] = field(default_factory=dict)
+    score_of: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def of_run(cls, run: Run) -> "Labelled":
@@ -97,7 +100,8 @@ class Labelled:
         }
         class_of = {one: content.class_name for one, content in there.items()}
         name_of = {one: content.name for one, content in there.items() if content.name is not None}
-        return cls(ply.read_splat(path), labels + 1, scores, class_of, name_of)
+        score_of = {one: content.score for one, content in there.items() if content.score is not None}
+        return cls(ply.read_splat(path), labels + 1, scores, class_of, name_of, score_of)
 
     @property
     def objects(self) -> tuple[Object, ...]:
@@ -107,7 +111,7 @@ class Labelled:
         counts = torch.bincount(ids, minlength=count + 1)[1:].tolist()
         scores = object_scores(ids - 1, self.scores.cpu(), count).tolist()
         return tuple(
-            Object(one, number, score, self.class_of.get(one), self.name_of.get(one))
+            Object(one, number, self.score_of.get(one, score), self.class_of.get(one), self.name_of.get(one))
             for one, (number, score) in enumerate(zip(counts, scores, strict=True), start=1)
             if number
         )

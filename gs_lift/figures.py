@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gs_lift.metrics import Reliability
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-BINS = 10
-"""Of a reliability diagram."""
 
 Curve = tuple[Sequence[float], Sequence[float]]
 """Steps and values."""
@@ -31,30 +30,19 @@ def curves(panels: Mapping[str, Mapping[str, Curve]]) -> bytes:
     return _svg(figure)
 
 
-def reliability(score: np.ndarray, right: np.ndarray, what: str) -> bytes:
-    """How often what has a score [n] of 0..1 is right [n]: on the diagonal if the scores are honest."""
+def reliability(found: Reliability, what: str) -> bytes:
+    """How often what has a score is right: on the diagonal if the scores are honest."""
     figure, (axis, counts) = _figure(3.6, 3.9, 1, rows=2, heights=(4, 1))
-    which = np.minimum((score * BINS).astype(np.int64), BINS - 1)
-    number = np.bincount(which, minlength=BINS)
-    filled = number > 0
-    said = np.bincount(which, weights=score, minlength=BINS)[filled] / number[filled]
-    true = np.bincount(which, weights=right, minlength=BINS)[filled] / number[filled]
+    filled, bins = found.counts > 0, len(found.counts)
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    axis.plot(said, true, marker="o", markersize=4, linewidth=1.2)
+    axis.plot(found.said[filled], found.right[filled], marker="o", markersize=4, linewidth=1.2)
     axis.set(xlim=(0, 1), ylim=(0, 1.02))
     axis.set_ylabel("share that is right", fontsize=8)
-    axis.set_title(f"{what}: calibration error {calibration_error(score, right):.3f}", fontsize=9)
-    counts.bar((np.arange(BINS) + 0.5) / BINS, number, width=0.9 / BINS, color="0.6")
+    axis.set_title(f"{what}: calibration error {found.error:.3f}", fontsize=9)
+    counts.bar((np.arange(bins) + 0.5) / bins, found.counts, width=0.9 / bins, color="0.6")
     counts.set(xlim=(0, 1), yticks=[])
     counts.set_xlabel("score, and how many have it", fontsize=8)
     return _svg(figure)
-
-
-def calibration_error(score: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error: mean distance of score and share that is right, by BINS bins of the score."""
-    which = np.minimum((score * BINS).astype(np.int64), BINS - 1)
-    off = np.bincount(which, weights=score - right.astype(np.float64), minlength=BINS)
-    return float(np.abs(off).sum() / max(len(score), 1))
 
 
 def bars(values: Mapping[str, float], unit: str) -> bytes:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gs_lift.segmentation import VOID, Segments
@@ -52,6 +52,42 @@ def ssim(
     luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
     structure = (2 * covariance + 0.03**2) / (variance_x + variance_y + 0.03**2)
     return (luminance * structure).mean()
+
+
+BINS = 15
+"""Of the scores, by which their calibration is judged."""
+
+
+class Reliability:
+    """How often what has a score is right, by BINS bins of the score.
+
+    counts: how many are in each bin; said, right: their mean score, and the share of them that is right.
+    """
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(BINS, dtype=np.int64)
+        self._said = np.zeros(BINS)
+        self._right = np.zeros(BINS)
+
+    def add(self, scores: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"]) -> None:
+        """scores: in 0..1."""
+        which = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+        self.counts += np.bincount(which, minlength=BINS)
+        self._said += np.bincount(which, weights=scores, minlength=BINS)
+        self._right += np.bincount(which, weights=right, minlength=BINS)
+
+    @property
+    def said(self) -> Float[np.ndarray, "bins"]:
+        return self._said / np.maximum(self.counts, 1)
+
+    @property
+    def right(self) -> Float[np.ndarray, "bins"]:
+        return self._right / np.maximum(self.counts, 1)
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean distance of the two over all that was added (Naeini et al. 2015)."""
+        return float(np.abs(self._said - self._right).sum() / max(self.counts.sum(), 1))
 
 
 class Confusion:

@@ -26,6 +26,7 @@ from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import SH_C0
 from gs_lift.palette import colorize, palette
 from gs_lift.segmentation import Classes, Embeddings, Instances, Parts
+from gs_lift.words import clean
 
 MAX_HEADER_BYTES = 1 << 20
 """A PLY header is text of one or two kilobytes; a file whose header does not end before this is no PLY."""
@@ -263,7 +264,8 @@ def _described(path: Path, place: int, content: Any) -> tuple[int, Described]:
             )
     if score is not None and (type(score) not in (int, float) or not 0 <= score <= 1):
         raise SplatError(f"{path}: object {place}: score: wanted 0 to 1, got {_short(score)}")
-    return number, Described(content.get("name"), content.get("class"), score)
+    name, class_name = (clean(content.get(key) or "") or None for key in ("name", "class"))
+    return number, Described(name, class_name, score)
 
 
 def _short(content: Any) -> str:

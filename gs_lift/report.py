@@ -288,12 +288,12 @@ def _with_matching_colors(strips: Sequence[Strip]) -> list[Strip]:
         return []
     instances = [_labels(strip, "instances") for strip in strips]
     fresh = max(int(ids.max()) for ids in instances) + 1
-    truth = renamed(torch.cat([_labels(strip, "truth") for strip in strips]), torch.cat(instances), fresh)
+    truth = _renamed(torch.cat([_labels(strip, "truth") for strip in strips]), torch.cat(instances), fresh)
     return [
         replace(
             strip,
             truth=None if strip.truth is None else ids.reshape(strip.truth.shape),
-            segments=None if strip.segments is None else renamed(strip.segments.cpu(), own, fresh),
+            segments=None if strip.segments is None else _renamed(strip.segments.cpu(), own, fresh),
         )
         for strip, own, ids in zip(
             strips, instances, truth.split([len(ids) for ids in instances]), strict=True
@@ -307,7 +307,7 @@ def _labels(strip: Strip, name: str) -> Int[Tensor, "P"]:
     return torch.full(strip.image.shape[:2], -1).flatten() if ids is None else ids.cpu().long().flatten()
 
 
-def renamed(ids: Int[Tensor, "..."], instances: Int[Tensor, "P"], fresh: int) -> Int[Tensor, "..."]:
+def _renamed(ids: Int[Tensor, "..."], instances: Int[Tensor, "P"], fresh: int) -> Int[Tensor, "..."]:
     """Ids that match an instance with an IoU over 1/2 take its number, the others numbers from `fresh` on; -1 stays."""
     names, rows = ids.unique(return_inverse=True)
     numbers, columns = instances.unique(return_inverse=True)

@@ -8,15 +8,13 @@ import base64
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
@@ -24,10 +22,11 @@ from torch import Tensor
 from gs_lift import __version__
 from gs_lift.clustering import detections
 from gs_lift.config import Config, differences, dump_config
-from gs_lift.evaluation import Scores, panoptic, weight_in_views
-from gs_lift.figures import Curve, bars, calibration_error, curves, reliability
+from gs_lift.evaluation import Scores, weight_in_views
+from gs_lift.figures import Curve, bars, curves, reliability
 from gs_lift.files import write_text_atomic
-from gs_lift.metrics import psnr
+from gs_lift.held_out import Judged, Looker, judge
+from gs_lift.metrics import Reliability
 from gs_lift.palette import palette
 from gs_lift.pipeline import (
     Reporter,
@@ -43,12 +42,10 @@ from gs_lift.pipeline import (
 )
 from gs_lift.portraits import best_views, portraits
 from gs_lift.protocols import RELEASED
-from gs_lift.rendering import render
-from gs_lift.report import Strip, renamed, strip_pictures
+from gs_lift.report import Strip, strip_pictures
 from gs_lift.run import Run
-from gs_lift.scene import Scene, View
+from gs_lift.scene import Scene
 from gs_lift.segment_doctor import diagnose_run, heat_map, in_words, looks, table_rows, worst_first
-from gs_lift.segmentation import Segments
 
 MOST_VIEWS = 8
 """Test views that are shown, and frames' heat maps."""
@@ -61,18 +58,6 @@ PORTRAIT = 180
 """Longest sides in pixels."""
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """A test view: what was rendered, what is true, and how much of it is wrong (None without truth)."""
-
-    view: View
-    psnr: float
-    lifted: Segments
-    wrong: float | None
-    score: np.ndarray
-    right: np.ndarray
-
-
 def write_report(run: Run, out: Path, *, reporter: Reporter | None = None) -> Path:
     """Write the page of a run at `out`, segmenting and scoring it first if need be."""
     reporter = reporter or SilentReporter()
@@ -80,16 +65,21 @@ def write_report(run: Run, out: Path, *, reporter: Reporter | None = None) -> Pa
     scene = read_scene(run)
     scores = (scored_run(run, (RELEASED,)) or evaluate_run(run, reporter=reporter)) if scene.test else None
     released = scores[RELEASED] if scores else None
-    judged = _judge(run, scene, reporter)
+    looker = Looker(
+        scene, read_gaussians(run), read_embeddings(run), read_segmentation(run)[0], run.config.backend
+    )
+    total = len(scene.test) + sum(view.truth is not None for view in scene.test)
+    with reporter.stage("views", total) as on_step:
+        judged, reliable = judge(looker, on_step=on_step)
     sections = {
         "Summary": _summary(run, scene, released),
         "Settings": _settings(run),
         "Time and memory": _stages(run),
         "Curves": _curves(run),
-        "Test views": _test_views(scene, judged),
+        "Test views": _test_views(looker, judged),
         "Objects": _objects(run, scene, reporter),
         "2D segments": _segments(run, scene, reporter),
-        "Calibration": _calibration(judged),
+        "Calibration": _calibration(reliable),
         "Classes": _classes(released),
     }
     write_text_atomic(out, _page(run.name, {name: text for name, text in sections.items() if text}))
@@ -142,11 +132,17 @@ def _summary(run: Run, scene: Scene, scores: Scores | None) -> str:
 def _settings(run: Run) -> str:
     config, plain = run.config, Config()
     changed = differences(plain, config)
-    rows = [[name, str(new), str(old)] for name, (old, new) in changed.items()]
+    rows = [[name, _nameless(new), _nameless(old)] for name, (old, new) in changed.items()]
     # Names only: the page is for others, too, who need not know where things lie here.
     scene = f"<p>Scene {escape(run.scene.name)}, run {escape(run.folder.resolve().name)}.</p>"
     table = _table(["setting", "here", "by default"], rows) if rows else "<p>All by default.</p>"
-    return f"{scene}{table}<details><summary>all settings</summary><pre>{escape(dump_config(config))}</pre></details>"
+    every = escape(_nameless(dump_config(config)))
+    return f"{scene}{table}<details><summary>all settings</summary><pre>{every}</pre></details>"
+
+
+def _nameless(value: object) -> str:
+    """A setting without the folders that a path in it leads through."""
+    return re.sub(r"/(?:[^/\s]+/)+", ".../", str(value))
 
 
 def _stages(run: Run) -> str:
@@ -197,49 +193,7 @@ def _read_curves(path: Path) -> dict[str, dict[str, Curve]]:
     return panels
 
 
-def _judge(run: Run, scene: Scene, reporter: Reporter) -> list[_Judged]:
-    """The test views, the worst first: by wrong labels where there is truth, else by PSNR."""
-    gaussians, embeddings = read_gaussians(run), read_embeddings(run)
-    instances, backend = read_segmentation(run)[0], run.config.backend
-    seen: list[tuple[View, float, Segments, np.ndarray]] = []
-    with reporter.stage("views", len(scene.test)) as on_step:
-        for step, view in enumerate(scene.test, start=1):
-            lifted = panoptic(view.camera, gaussians, embeddings, instances, scene.classes, backend=backend)
-            with torch.no_grad():
-                colors = render(gaussians, view.camera, backend=backend).colors.cpu().clamp(0, 1)
-                scores = instances.scores.to(gaussians.means)[:, None]
-                blended = render(gaussians, view.camera, features=scores, backend=backend)
-            score = (blended.colors[..., 0] / blended.alphas.clamp(min=1e-6)).cpu().clamp(0, 1).numpy()
-            seen.append((view, float(psnr(colors, view.image())), lifted, score))
-            on_step(step, {})
-    true = _true_objects([(view, lifted) for view, _, lifted, _ in seen], len(instances))
-    judged = []
-    for view, quality, lifted, score in seen:
-        found, truth = lifted.instance.numpy(), true.get(view.name)
-        if truth is None:
-            judged.append(_Judged(view, quality, lifted, None, np.zeros(0), np.zeros(0, dtype=bool)))
-            continue
-        same, either = found == truth, (found >= 0) | (truth >= 0)
-        wrong = float((~same & either).sum() / max(either.sum(), 1))
-        judged.append(_Judged(view, quality, lifted, wrong, score[found >= 0], same[found >= 0]))
-    return sorted(judged, key=lambda one: (-(one.wrong or 0.0), one.psnr))
-
-
-def _true_objects(views: Sequence[tuple[View, Segments]], count: int) -> dict[str, np.ndarray]:
-    """The truth of each view that has one, its objects numbered as the instances that they match over all views."""
-    names = [view.name for view, _ in views if view.truth is not None]
-    truths = [view.truth().instance for view, _ in views if view.truth is not None]
-    if not names:
-        return {}
-    found = torch.cat([lifted.instance.flatten() for view, lifted in views if view.truth is not None])
-    parts = renamed(torch.cat([one.flatten() for one in truths]), found, count)
-    split = parts.split([one.numel() for one in truths])
-    return {
-        name: part.reshape(own.shape).numpy() for name, own, part in zip(names, truths, split, strict=True)
-    }
-
-
-def _test_views(scene: Scene, judged: Sequence[_Judged]) -> str:
+def _test_views(looker: Looker, judged: Sequence[Judged]) -> str:
     if not judged:
         return "<p>The scene has no test views.</p>"
     shown = judged[:MOST_VIEWS]
@@ -249,7 +203,7 @@ def _test_views(scene: Scene, judged: Sequence[_Judged]) -> str:
             one.view.image(),
             truth=one.view.truth().instance if one.view.truth else None,
             segments=_some(one.view.segments().instance) if one.view.segments else None,
-            instances=one.lifted.instance,
+            instances=looker.segments(one.view).instance,
         )
         for one in shown
     ]
@@ -337,18 +291,15 @@ def _segments(run: Run, scene: Scene, reporter: Reporter) -> str:
     return text + f'<div class="maps">{pictures}</div>'
 
 
-def _calibration(judged: Sequence[_Judged]) -> str:
-    score = np.concatenate([one.score for one in judged] or [np.zeros(0)])
-    right = np.concatenate([one.right for one in judged] or [np.zeros(0, dtype=bool)])
-    if not len(score):
+def _calibration(found: Reliability) -> str:
+    if not found.counts.any():
         return ""
-    error = calibration_error(score, right)
     words = (
-        f"<p>Of the pixels of the test views that show an object: how often it is the right one, by the blended "
-        f"instance_score of what they show. On the diagonal a score of .8 is right in 80 % of all cases. Mean distance "
-        f"{error:.3f}.</p>"
+        "<p>Of the pixels of the test views that show an object: how often it is the right one, by the blended "
+        "instance_score of what they show. On the diagonal a score of .8 is right in 80 % of all cases. Mean distance "
+        f"{found.error:.3f}.</p>"
     )
-    return words + _figure(reliability(score, right, "pixels of objects"), "reliability diagram")
+    return words + _figure(reliability(found, "pixels of objects"), "reliability diagram")
 
 
 def _classes(scores: Scores | None) -> str:

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from gs_lift.disagreement import KINDS, SUBSTANTIAL, Concern, Disagreement, disagreement
+from gs_lift.errors import ConfigError
 from gs_lift.evaluation import panoptic
 from gs_lift.files import write_text_atomic
 from gs_lift.lifting.views import read_segments
@@ -205,15 +206,32 @@ def write_heat_maps(
 ) -> list[Path]:
     """A `heat_map` of each frame as `<view>.png`, and the figures of all in frames.json.
 
-    A view whose name has folders is put into them, without any that would lead out of `folder`.
+    A view whose name has folders is put into them, without any that would lead out of `folder`. Raises ConfigError
+    where a picture would replace a file that is none of an earlier time: a photo.
     """
     pictures: dict[str, str] = {}
+    kept = _foreign(folder)
+    for frame in found.frames:
+        if (folder / picture_name(frame.name)) in kept:
+            raise ConfigError(
+                f"--out {folder}: holds a {picture_name(frame.name)} that is no heat map; name another folder"
+            )
     for look in looks(run, unity=found.unity, reporter=reporter, stage="maps"):
         picture = picture_name(look.view.name, set(pictures.values()))
         pictures[look.view.name] = picture
         write_picture(folder / picture, heat_map(look))
     write_text_atomic(folder / "frames.json", frames_json(found.frames, pictures))
     return [folder / "frames.json", *(folder / one for one in pictures.values())]
+
+
+def _foreign(folder: Path) -> set[Path]:
+    """The files below a folder that its frames.json does not call heat maps of an earlier time."""
+    try:
+        frames = json.loads((folder / "frames.json").read_text())["frames"]
+        own = {folder / str(frame["picture"]) for frame in frames}
+    except (OSError, ValueError, KeyError, TypeError):
+        own = set()
+    return {path for path in folder.rglob("*") if path.is_file()} - own
 
 
 def picture_name(name: str, taken: Collection[str] = ()) -> str:

@@ -20,28 +20,26 @@ def kernel_threads() -> int:
 
 
 _lock = Lock()
-_inside = 0
-_before = 1
+_inside: list[int] = []
+"""Of the calls that are inside now, on any thread: the number of threads that each found and gives back."""
 
 
 @contextmanager
 def torch_on_one_thread(*, kernels: int | None = None) -> Iterator[None]:
     """Inside, torch has one thread, and native kernels have `kernels`, or as many as before.
 
-    Torch's number is the process's: it returns when the last of those that are inside at once leaves.
+    The number is the calling thread's own (OpenMP's); but a thread that never asked before finds the number that was
+    set last on any other: so what another one, now inside, had found counts as well.
     """
-    global _inside, _before
     with _lock:
-        if _inside == 0:
-            _before = torch.get_num_threads()
-        _inside += 1
-        token = _for_kernels.set(kernels or _for_kernels.get() or _before)
-        torch.set_num_threads(1)
+        before = max([torch.get_num_threads(), *_inside]) if _for_kernels.get() is None else 1
+        _inside.append(before)
+    token = _for_kernels.set(kernels or _for_kernels.get() or before)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
-        with _lock:
-            _inside -= 1
-            if _inside == 0:
-                torch.set_num_threads(_before)
+        torch.set_num_threads(before)
         _for_kernels.reset(token)
+        with _lock:
+            _inside.remove(before)

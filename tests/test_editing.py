@@ -12,10 +12,11 @@ from commands import gslift
 from settings import findable_run
 
 from gs_lift.editing import Editor, parse_assignment, parse_ids, parse_split
-from gs_lift.edits import MUST, Edit, splat_digest, write_edits
-from gs_lift.errors import ConfigError, ConstraintError, RunError, listed
+from gs_lift.edits import CANNOT, MUST, Edit, splat_digest, write_edits
+from gs_lift.errors import ConfigError, ConstraintError, RunError
 from gs_lift.pipeline import evaluate_run, read_instances, segment_run, write_outputs
 from gs_lift.run import Run
+from gs_lift.words import listed
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,50 @@ def test_two_who_edit_at_once_lose_nothing(run: Run) -> None:
     with pytest.raises(RunError, match="edited by somebody else meanwhile"):
         other.save()
     assert Editor(run).names == {0: "mug"}
+    other.reload()
+    other.do(other.naming(3, "box"))
+    other.save()
+    assert Editor(run).names == {0: "mug", 2: "box"}
+
+
+def test_a_run_that_was_made_anew_is_not_edited_by_what_was_open(run: Run) -> None:
+    editor = Editor(run)
+    editor.do(editor.deleting(1))
+    saved = run.result("segment").read_bytes()
+    splat = run.result("fit").read_bytes()
+    run.result("fit").unlink()
+    run.result("fit").write_bytes(splat)
+    for change in (editor.save, editor.reload):
+        with pytest.raises(RunError, match="was made anew meanwhile; open it again"):
+            change()
+    assert run.result("segment").read_bytes() == saved
+    assert not run.edits.exists()
+
+
+def test_a_split_at_two_near_places_of_a_small_object_parts_them(run: Run) -> None:
+    editor = Editor(run)
+    inside = sorted(members(editor, 4))
+    for seed in range(5):
+        first, second = np.random.default_rng(seed).choice(inside, 2, replace=False).tolist()
+        edit = editor.splitting(4, [first, second])
+        assert not set(edit.groups[0]) & set(edit.groups[1])
+        editor.do(edit)
+        assert editor.instances.labels[first] != editor.instances.labels[second], f"seed {seed}"
+        editor.undo()
+
+
+def test_what_would_lock_the_run_is_refused_when_it_is_made(run: Run) -> None:
+    editor = Editor(run)
+    large = Edit(CANNOT, "split 1", (tuple(range(800)), tuple(range(800, 1600))))
+    with pytest.raises(
+        ConstraintError, match="split 1: 640000 pairs to be held apart; wanted at most 500000"
+    ):
+        editor.do(large)
+    assert not editor.edits
+    every = sorted(members(editor, 1))
+    editor.do(editor.splitting(1, every))  # at each of its Gaussians
+    editor.save()
+    assert Editor(run).edits == editor.edits
 
 
 def test_edits_that_do_not_hold_can_be_undone(run: Run, tmp_path: Path) -> None:

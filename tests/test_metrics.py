@@ -14,6 +14,7 @@ from gs_lift.metrics import (
     ClassQuality,
     Confusion,
     PanopticQuality,
+    Reliability,
     frame_quality,
     panoptic_pixels,
     pq_scene,
@@ -261,3 +262,14 @@ def test_ssim_of_equal_images_is_one_and_can_be_differentiated() -> None:
     ssim(other, image).backward()
     assert other.grad is not None
     assert other.grad.abs().sum() > 0
+
+
+def test_the_calibration_error_is_the_mean_distance_by_bins() -> None:
+    found = Reliability()
+    assert found.error == 0
+    found.add(np.array([0.95, 0.95]), np.array([True, False]))
+    found.add(np.array([0.25, 0.25]), np.array([False, False]))
+    # The last bin: said .95, true .5; bin 3: said .25, true 0. Half of all in each.
+    assert found.error == approx((0.45 + 0.25) / 2)
+    assert found.counts.tolist() == [0, 0, 0, 2, *10 * [0], 2]
+    assert (found.said[14], found.right[14]) == (approx(0.95), 0.5)

@@ -13,7 +13,6 @@ from commands import gslift
 from settings import findable_run
 
 from gs_lift.editing import Editor
-from gs_lift.figures import calibration_error
 from gs_lift.pipeline import read_gaussians, read_instances, read_scene
 from gs_lift.portraits import DIMMED, best_views, portraits
 from gs_lift.rendering import render
@@ -151,11 +150,3 @@ def test_a_portrait_shows_its_object_and_dims_the_rest(run: Run) -> None:
             break
     else:
         pytest.fail("the portrait is no part of the view")
-
-
-def test_calibration_error_is_the_mean_distance_by_bins() -> None:
-    score = np.array([0.95, 0.95, 0.25, 0.25])
-    right = np.array([True, False, False, False])
-    # Bin 9: said .95, true .5; bin 2: said .25, true 0. Half of all in each.
-    assert calibration_error(score, right) == pytest.approx((0.45 + 0.25) / 2)
-    assert calibration_error(np.zeros(0), np.zeros(0, dtype=bool)) == 0

@@ -241,6 +241,17 @@ def test_the_command_prints_the_worst_first_and_writes_the_maps(run: Run, tmp_pa
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_photos_are_not_replaced_and_maps_of_an_earlier_time_are(run: Run, tmp_path: Path) -> None:
+    photos = run.scene / "color"
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+    refused = gslift("doctor", run.folder, "--out", photos, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "that is no heat map; name another folder" in refused.stderr
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+    for _ in range(2):
+        assert gslift("doctor", run.folder, "--out", "maps", cwd=tmp_path).returncode == 0
+
+
 def test_without_out_nothing_is_written(run: Run, tmp_path: Path) -> None:
     done = gslift("doctor", run.folder, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -17,24 +17,28 @@ def test_inside_torch_has_one_thread_and_kernels_as_many_as_before() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_two_threads_that_overlap_give_the_number_back() -> None:
-    before, first_in, second_in, first_out = torch.get_num_threads(), Barrier(2), Barrier(2), Barrier(2)
+def test_threads_that_overlap_get_their_numbers_back() -> None:
+    before, barriers = torch.get_num_threads(), [Barrier(2) for _ in range(4)]
+    after: dict[str, tuple[int, int]] = {}
 
     def first() -> None:
         with torch_on_one_thread():
-            first_in.wait(10)
-            second_in.wait(10)
-        first_out.wait(10)
+            barriers[0].wait(10)
+            barriers[1].wait(10)
+        after["first"] = torch.get_num_threads(), kernel_threads()
+        barriers[2].wait(10)
 
     def second() -> None:
-        first_in.wait(10)
-        with torch_on_one_thread():
-            second_in.wait(10)
-            first_out.wait(10)
+        barriers[0].wait(10)
+        with torch_on_one_thread():  # while the first one is inside
+            barriers[1].wait(10)
+            barriers[2].wait(10)
+        after["second"] = torch.get_num_threads(), kernel_threads()
 
     threads = [Thread(target=first), Thread(target=second)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert after == {"first": (before, before), "second": (before, before)}
     assert torch.get_num_threads() == before

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,15 @@ from gs_lift.editing import Editor
 from gs_lift.errors import ConfigError
 from gs_lift.evaluation import panoptic
 from gs_lift.exports import Labelled
+from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import pixel_centers
-from gs_lift.palette import GREY, palette, viridis
+from gs_lift.palette import GREY, palette
 from gs_lift.pipeline import write_outputs
 from gs_lift.run import Run
 from gs_lift.viewer import Window, open_server, where_to_look
 from gs_lift.viewer.painting import MODES, Shown, paint, visible
 from gs_lift.viewer.picking import pick
+from gs_lift.viewer.server import close_server
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,8 @@ def test_depth_is_bright_where_it_is_near_and_depends_on_the_place(shown: Shown)
     means = shown.gaussians.means.numpy()
     for nearest in (0, len(means) - 1):
         colors = paint("depth", shown, position=means[nearest].astype(np.float64))
-        assert (colors[nearest] == viridis(np.array(1.0))).all()
+        assert (colors[nearest] == 255).all()
+        assert colors.min() == 55
 
 
 def test_classes_have_a_colour_each(shown: Shown) -> None:
@@ -85,9 +89,10 @@ def test_what_is_not_selected_is_dimmed(shown: Shown) -> None:
 
 
 def test_hidden_and_isolated_objects(shown: Shown) -> None:
-    assert (visible(shown, [1], []) == (shown.labels != 1)).all()
+    assert (visible(shown, [1]) == (shown.labels != 1)).all()
     assert (visible(shown, [], [0, 2]) == np.isin(shown.labels, [0, 2])).all()
     assert (visible(shown, [2], [0, 2]) == (shown.labels == 0)).all()
+    assert not visible(shown, [0], [0]).any()
 
 
 def test_a_labels_ply_alone_shows_the_same(untouched: Run, shown: Shown, tmp_path: Path) -> None:
@@ -112,7 +117,7 @@ def test_a_click_hits_what_a_rendered_label_map_shows(untouched: Run, shown: Sho
     rays = torch.cat([pixel_centers(camera.height, camera.width).double(), torch.ones(48, 48, 1)], dim=-1)
     rays = rays.double() @ torch.linalg.inv(camera.K).T @ camera.viewmat[:3, :3]
     focal = float(camera.K[0, 0])
-    sure = found.confidence > 0.8  # at a border the votes for stuff decide, which a click does not ask
+    sure = found.confidence > 0.6  # at a border the votes for stuff decide, which a click does not ask
     same = total = 0
     for row in range(0, 48, 3):
         for column in range(0, 48, 3):
@@ -123,6 +128,22 @@ def test_a_click_hits_what_a_rendered_label_map_shows(untouched: Run, shown: Sho
                 assert shown.labels[hit[1]] == hit[0]
     assert total > 100
     assert same / total > 0.97
+
+
+def test_a_click_hits_the_strongest_object_where_objects_outweigh_none() -> None:
+    # Three flat Gaussians one behind the other: .4 of none, then .35 and .25 of two objects.
+    alphas = torch.tensor([0.4, 0.35 / 0.6, 0.25 / 0.25 * 0.99])
+    gaussians = Gaussians(
+        means=torch.tensor([[0.0, 0, 1], [0, 0, 2], [0, 0, 3]]),
+        quats=torch.tensor([[1.0, 0, 0, 0]]).repeat(3, 1),
+        log_scales=torch.zeros(3, 3),
+        logit_opacities=torch.logit(alphas),
+        sh0=torch.zeros(3, 1, 3),
+        shN=torch.zeros(3, 0, 3),
+    )
+    origin, forward = torch.zeros(3), torch.tensor([0.0, 0.0, 1.0])
+    assert pick(gaussians, np.array([-1, 0, 1]), origin, forward) == (0, 1)
+    assert pick(gaussians, np.array([-1, -1, 1]), origin, forward) == (-1, 0)
 
 
 def test_a_click_into_nothing_hits_nothing(shown: Shown) -> None:
@@ -138,9 +159,38 @@ def test_a_tunnel_is_named_on_a_remote_machine_and_others_get_a_warning(
 ) -> None:
     monkeypatch.delenv("SSH_CONNECTION", raising=False)
     assert where_to_look("127.0.0.1", 8080) == ["open http://127.0.0.1:8080 in a browser; Ctrl-C stops"]
+    assert where_to_look("::1", 8080) == ["open http://[::1]:8080 in a browser; Ctrl-C stops"]
     monkeypatch.setenv("SSH_CONNECTION", "10.0.0.1 1 10.0.0.2 22")
     assert "ssh -N -L 8081:127.0.0.1:8081 " in where_to_look("127.0.0.1", 8081)[1]
-    assert where_to_look("0.0.0.0", 8080)[-1].startswith("warning: --host 0.0.0.0: whoever reaches")
+    assert where_to_look("0.0.0.0", 8080) == [
+        "open http://127.0.0.1:8080 in a browser; Ctrl-C stops",
+        "warning: --host 0.0.0.0: whoever reaches this machine can look at the scene and edit the run",
+    ]
+
+
+def test_pages_of_others_do_not_connect() -> None:
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    port = free_port()
+    server = open_server("127.0.0.1", port)
+    try:
+        for origin, allowed in (
+            (f"http://127.0.0.1:{port}", True),
+            (f"http://localhost:{port}", True),
+            (None, True),  # no browser
+            ("https://example.org", False),
+            ("null", False),  # a file
+            (f"http://127.0.0.1:{port + 1}", False),
+        ):
+            address = f"ws://127.0.0.1:{port}"
+            if allowed:
+                connect(address, origin=origin, subprotocols=["viser-v1"]).close()
+            else:
+                with pytest.raises(InvalidStatus, match="403"):
+                    connect(address, origin=origin, subprotocols=["viser-v1"])
+    finally:
+        close_server(server)
 
 
 def test_a_port_that_is_taken_is_named() -> None:
@@ -196,7 +246,7 @@ class Session:
         return np.asarray(Image.open(io.BytesIO(pixels)).convert("RGB"), np.float64)
 
     def until(self, holds: Callable[[], bool], what: str) -> None:
-        for _ in range(300):
+        for _ in range(1200):
             if holds():
                 return
             self.page.wait_for_timeout(50)
@@ -315,7 +365,7 @@ def test_names_are_shown_as_they_are_and_kept(session: Session) -> None:
     session.press("set name")
     session.until(lambda: session.objects()[3] == hostile, "labels.json has the name")
     session.page.get_by_text(hostile).first.wait_for()
-    assert session.page.title() != "x"
+    assert session.page.locator("img[src=x]").count() == 0
 
 
 def test_hide_and_isolate_change_the_picture_and_show_all_brings_it_back(session: Session) -> None:
@@ -329,7 +379,59 @@ def test_hide_and_isolate_change_the_picture_and_show_all_brings_it_back(session
     session.changed(alone)
     session.press("show all")
     session.until(lambda: not session.window.hidden, "all is shown")
-    session.settled()
+    shown_again = session.settled()
+    assert np.abs(shown_again - alone).mean() > 1
+
+
+def test_a_cut_after_an_edit_does_not_keep_the_edit_from_labels_json(session: Session) -> None:
+    begun, go_on = Event(), Event()
+
+    def hold() -> None:
+        begun.set()
+        go_on.wait(60)
+
+    session.window.writer.submit(hold)  # the writer is busy, as it is for seconds with a large splat
+    begun.wait(60)
+    session.page.mouse.click(*center_on_page(session, 1))
+    session.until(lambda: session.window.selected == [1], "it is selected")
+    session.press("delete")
+    session.until(lambda: len(session.window.shown.objects) == 3, "it is deleted")
+    session.window._granularity.value = 0.45
+    session.until(
+        lambda: (
+            session.window.editor is not None
+            and session.window.editor.recipe.changes.get("granularity") == 0.45
+        ),
+        "it is cut again",
+    )
+    go_on.set()
+    session.until(lambda: list(session.objects()) == [1, 3, 4], "labels.json has it no more")
+
+
+def test_edits_of_the_shell_are_seen_and_do_not_end_those_of_the_viewer(session: Session) -> None:
+    other = Editor(session.run)
+    other.do(other.naming(1, "mug"))
+    other.save()
+    session.page.mouse.click(*center_on_page(session, 1))
+    session.until(lambda: session.window.selected == [1], "it is selected")
+    session.press("delete")
+    session.page.get_by_text("edited by somebody else meanwhile").first.wait_for()
+    session.page.get_by_text("mug").first.wait_for()
+    session.press("delete")
+    session.until(lambda: session.objects() == {1: "mug", 3: None, 4: None}, "both edits are there")
+
+
+def test_split_at_clicks_parts_an_object(session: Session) -> None:
+    session.page.mouse.click(*center_on_page(session, 0))
+    session.until(lambda: session.window.selected == [0], "it is selected")
+    session.press("begin")
+    session.page.get_by_text("0 places to split at").first.wait_for()
+    x, y = center_on_page(session, 0)
+    for number, shift in enumerate((-6, 6), start=1):
+        session.page.mouse.click(x + shift, y)
+        session.page.get_by_text(f"{number} places to split at").first.wait_for()
+    session.press("done")
+    session.until(lambda: len(session.objects()) == 5, "there are two of it")
 
 
 def test_an_edit_that_cannot_be_is_told_and_changes_nothing(session: Session) -> None:

@@ -34,6 +34,7 @@ from gs_lift.evaluation import evaluate
 from gs_lift.files import write_text_atomic
 from gs_lift.gaussians import Gaussians
 from gs_lift.lifting import lift
+from gs_lift.metrics import Reliability
 from gs_lift.pipeline import fit_run, read_embeddings, read_gaussians, read_scene
 from gs_lift.rendering import blending_weights
 from gs_lift.scene import Scene
@@ -103,8 +104,6 @@ SETS: dict[str, list[str]] = {
 COLUMNS = (
     *("PQ scene", "PQ things", "mIoU", "found", "false", "halo", "ECE", "ECE objects", "lift s", "segment s"),
 )
-BINS = 15
-"""Of a calibration error."""
 
 
 def measure(
@@ -193,10 +192,9 @@ def calibration(found: Instances, true: Instances, visibility: torch.Tensor) -> 
 
 
 def _calibration_error(score: torch.Tensor, right: torch.Tensor) -> float:
-    """Mean over all, by bins of the score, of the distance between mean score and share that is right."""
-    which = (score * BINS).long().clamp(max=BINS - 1)
-    off = torch.zeros(BINS, dtype=torch.float64).index_add(0, which, score.double() - right.double())
-    return float(off.abs().sum() / len(score))
+    found = Reliability()
+    found.add(score.double().numpy(), right.numpy())
+    return found.error
 
 
 def _column(truth: Segments, thing: torch.Tensor, most: int) -> torch.Tensor:

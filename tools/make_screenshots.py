@@ -41,7 +41,7 @@ def main(
 
 
 def viewer(page: Any, run_folder: Path, out: Path) -> None:
-    """The second object selected, in the colours of instances."""
+    """As it opens: in the colours of instances."""
     from gs_lift.editing import Editor
     from gs_lift.run import open_run
     from gs_lift.viewer import Window, open_server

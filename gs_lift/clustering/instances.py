@@ -136,7 +136,9 @@ def share_out(things: Things, whole: Ints, labels: Ints, named: Ints) -> Ints:
         seeds = named[(whole[named] == cluster) & (labels[named] != NOBODY)]
         if cluster != NOBODY and len(np.unique(labels[seeds])) > 1:
             members = np.flatnonzero(whole == cluster)
-            labels[members] = labels[seeds][_nearest_seed(things, members, np.searchsorted(members, seeds))]
+            free = members[~np.isin(members, named)]
+            nearest = _nearest_seed(things, members, np.searchsorted(members, seeds))
+            labels[free] = labels[seeds][nearest[np.searchsorted(members, free)]]
     return labels
 
 

@@ -1,41 +1,23 @@
 """A scene that is still being fitted, as it grows."""
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from gs_lift.camera_paths import focus_of_cameras, level_of_cameras
 from gs_lift.gaussians import Gaussians
-from gs_lift.scene import Camera, Scene
+from gs_lift.scene import Scene
 from gs_lift.viewer.painting import colors_of, covariances_of
 from gs_lift.viewer.server import close_server
+from gs_lift.viewer.start import set_view
 
 if TYPE_CHECKING:
     import viser
 
+log = logging.getLogger(__name__)
+
 EVERY_S = 2.0
 """Seconds between two pictures."""
-
-
-def set_view(
-    server: "viser.ViserServer", cameras: Sequence[Camera], center: Float[Tensor, "3"] | None = None
-) -> None:
-    """Begin at the first of some cameras, with their up; orbits turn around what they look at, or `center`."""
-    camera = cameras[0]
-    if center is None:
-        center = focus_of_cameras(cameras, torch.stack([one.position for one in cameras]).mean(dim=0))
-    up, position, forward = level_of_cameras(cameras), camera.position, camera.viewmat[2, :3]
-    reach = max(float((center - position) @ forward), 1e-3)
-    server.scene.set_up_direction(up.numpy())
-    server.initial_camera.position = position.numpy()
-    server.initial_camera.look_at = (position + reach * forward).numpy()
-    server.initial_camera.up = up.numpy()
-    server.initial_camera.fov = float(2 * np.arctan(camera.height / 2 / float(camera.K[1, 1])))
 
 
 class Growth:
@@ -53,7 +35,13 @@ class Growth:
     def __call__(self, step: int, gaussians: Callable[[], Gaussians]) -> None:
         if time.perf_counter() - self.shown_at < EVERY_S:
             return
-        some = gaussians()
+        try:
+            self._show(step, gaussians())
+        except Exception as error:  # a fit of an hour must not end for a picture
+            log.warning("the viewer shows step %d no more: %s", step, error)
+            self.shown_at = float("inf")
+
+    def _show(self, step: int, some: Gaussians) -> None:
         arrays = (
             some.means.detach().cpu().float().numpy(),
             covariances_of(some),

@@ -1,6 +1,6 @@
 """What the viewer shows of each Gaussian: its colour by the mode of the view."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,8 +34,13 @@ class Shown:
             Labelled.of_cut(editor.gaussians, editor.instances, editor.scene.classes, editor.names)
         )
         learnt = editor.embeddings.semantic.argmax(dim=1).numpy()
-        of_object = np.append(editor.instances.classes.numpy(), VOID)
-        return replace(shown, classes=np.where(shown.labels >= 0, of_object[shown.labels], learnt))
+        # Behind those of the objects, whose numbers must be the same without them.
+        names = editor.scene.classes.names
+        there = sorted({one.class_name for one in shown.objects if one.class_name})
+        number = np.array(
+            [(there + [name for name in names if name not in there]).index(name) for name in names]
+        )
+        return replace(shown, classes=np.where(shown.labels >= 0, shown.classes, number[learnt]))
 
     @classmethod
     def of_labelled(cls, labelled: Labelled) -> "Shown":
@@ -82,11 +87,12 @@ def _by_confidence(shown: Shown, position: Float[np.ndarray, "3"] | None) -> UIn
 
 
 def _by_depth(shown: Shown, position: Float[np.ndarray, "3"] | None) -> UInt8[np.ndarray, "N 3"]:
-    means = shown.gaussians.means.detach().cpu().double().numpy()
-    center = means.mean(axis=0) if position is None else position
-    off = np.linalg.norm(means - center, axis=1)
-    near, far = np.quantile(off, [0.02, 0.98]) if len(off) else (0.0, 1.0)
-    return viridis(1 - (off - near) / max(far - near, 1e-9))
+    means = shown.gaussians.means.double().numpy()
+    off = np.linalg.norm(means - (means.mean(axis=0) if position is None else position), axis=1)
+    near, far = np.quantile(off, [0.01, 0.99]) if len(off) else (0.0, 1.0)
+    # As in rendered depth pictures.
+    grey = 255 - 200 * np.clip((off - near) / max(far - near, 1e-9), 0, 1)
+    return grey.round().astype(np.uint8)[:, None].repeat(3, axis=1)
 
 
 MODES: dict[str, Callable[[Shown, Float[np.ndarray, "3"] | None], UInt8[np.ndarray, "N 3"]]] = {
@@ -111,7 +117,9 @@ def paint(
     return colors
 
 
-def visible(shown: Shown, hidden: Sequence[int], isolated: Sequence[int]) -> Bool[np.ndarray, "N"]:
-    """Which Gaussians are shown: those of the isolated objects only, if there are any, none of the hidden ones."""
-    kept = np.isin(shown.labels, list(isolated)) if len(isolated) else np.ones(len(shown), dtype=bool)
-    return kept & ~np.isin(shown.labels, list(hidden)) if len(hidden) else kept
+def visible(
+    shown: Shown, hidden: Collection[int] = (), isolated: Collection[int] | None = None
+) -> Bool[np.ndarray, "N"]:
+    """Which Gaussians are shown: those of the isolated objects only (None: all), none of the hidden ones."""
+    kept = np.ones(len(shown), dtype=bool) if isolated is None else np.isin(shown.labels, list(isolated))
+    return kept & ~np.isin(shown.labels, list(hidden))

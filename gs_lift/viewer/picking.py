@@ -23,9 +23,10 @@ def pick(
     focal: float = 800.0,
     backend: str = "cpu",
 ) -> tuple[int, int] | None:
-    """The label that takes most of the pixel in which the ray lies, -1 = no object, and the Gaussian of it that does.
+    """The label that takes the pixel in which the ray lies, and the Gaussian that has most of its votes.
 
-    The same votes as in every label map that is rendered. focal: of the picture, in pixels. None where nothing is.
+    Votes are blending weights, as in a label map that is rendered; -1 = no object, where what belongs to none outweighs
+    all objects together. focal: of the picture, in pixels. None where nothing is.
     """
     origin, direction = origin.double(), torch.nn.functional.normalize(direction.double(), dim=0)
     up = torch.zeros(3, dtype=torch.float64)
@@ -39,5 +40,5 @@ def pick(
         return None
     found = labels[rows]
     votes = np.bincount(found + 1, weights=values)
-    label = int(votes.argmax()) - 1
+    label = -1 if votes[0] > votes[1:].sum() else int(votes[1:].argmax())
     return label, int(rows[np.where(found == label, values, -1.0).argmax()])

@@ -1,8 +1,8 @@
 """The page of the viewer: the splat, the list of objects, what can be done with them, the cameras."""
 
 import html
+import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,15 +19,19 @@ from gs_lift.edits import Edit
 from gs_lift.errors import GsLiftError
 from gs_lift.exports import Object
 from gs_lift.palette import palette
+from gs_lift.recipe import Recipe
 from gs_lift.report import label_picture
 from gs_lift.scene import View
-from gs_lift.viewer.growth import set_view
+from gs_lift.segmentation import Instances
 from gs_lift.viewer.painting import MODES, Shown, covariances_of, paint, visible
 from gs_lift.viewer.picking import pick
 from gs_lift.viewer.server import close_server
+from gs_lift.viewer.start import set_view
 
 if TYPE_CHECKING:
     import viser
+
+log = logging.getLogger(__name__)
 
 THUMBNAIL = 96
 """Longest side of the photo in a camera's frustum, pixels."""
@@ -38,7 +42,10 @@ PICTURE = 640
 FRUSTUMS = 150
 """Cameras that are drawn at most: every so many-th."""
 
-NOBODY = "none"
+DEPTH_S = 0.5
+"""Seconds after a camera has begun to move until depth is painted as it sees it."""
+
+NOBODY = "(none)"
 
 
 class Window:
@@ -54,13 +61,14 @@ class Window:
         self.mode = "instance"
         self.selected: list[int] = []
         self.hidden: set[int] = set()
-        self.isolated: set[int] = set()
+        self.isolated: set[int] | None = None  # None: all
         self.places: list[int] | None = None
         self.position: np.ndarray | None = None
         self._covariances = covariances_of(shown.gaussians)
         self._splat: Any = None
         self._frustums: list[Any] = []
-        self._painted_at = 0.0
+        self._later: threading.Timer | None = None
+        self._submitted = 0
         self._quiet = False
         self._begin_view()
         self._build()
@@ -83,7 +91,7 @@ class Window:
 
     def _paint(self) -> None:
         """Send the Gaussians as they are to be seen now."""
-        kept = visible(self.shown, sorted(self.hidden), sorted(self.isolated))
+        kept = visible(self.shown, self.hidden, self.isolated)
         colors = paint(self.mode, self.shown, position=self.position, selected=self.selected)
         gaussians = self.shown.gaussians
         arrays = (
@@ -99,7 +107,6 @@ class Window:
         if self._splat is not None:
             self._splat.visible = bool(len(arrays[0]))
         self._kept = np.flatnonzero(kept)
-        self._painted_at = time.perf_counter()
 
     # ---- the panel
 
@@ -109,11 +116,13 @@ class Window:
         self._mode = gui.add_dropdown("view", list(MODES), initial_value=self.mode)
         self._on(self._mode.on_update, lambda: self._set_mode(self._mode.value))
         if self.editor is not None:
-            granularity = float(
-                self.editor.recipe.changes.get("granularity", self.editor.config.cluster.granularity)
-            )
             self._granularity = gui.add_slider(
-                "granularity", 0.0, 1.0, 0.05, granularity, hint="0 = few large objects, 1 = the finest parts"
+                "granularity",
+                0.0,
+                1.0,
+                0.05,
+                self._cut_at,
+                hint="0 = few large objects, 1 = the finest parts",
             )
             self._on(self._granularity.on_update, self._cut)
         self._status = gui.add_html("")
@@ -157,10 +166,11 @@ class Window:
             self._name = gui.add_text("name", "")
             self._button("set name", lambda: self._edit(lambda: editor.naming(self._one, self._name.value)))
             things = [editor.scene.classes.names[thing] for thing in editor.scene.classes.things]
-            self._class = gui.add_dropdown("class", things, initial_value=things[0])
-            self._button(
-                "set class", lambda: self._edit(lambda: editor.classing(self._one, self._class.value))
-            )
+            if things:
+                self._class = gui.add_dropdown("class", things, initial_value=things[0])
+                self._button(
+                    "set class", lambda: self._edit(lambda: editor.classing(self._one, self._class.value))
+                )
             self._buttons(
                 "edits",
                 {"undo": lambda: self._change(editor.undo), "redo": lambda: self._change(editor.redo)},
@@ -178,14 +188,7 @@ class Window:
             self._photo = gui.add_image(empty, label="photo", visible=False)
             self._segments = gui.add_image(empty, label="2D segments", visible=False)
 
-            @self._camera.on_update
-            def _(event: Any) -> None:
-                with self.lock:
-                    names = [view.name for view in views]
-                    chosen = names.index(self._camera.value) if self._camera.value in names else None
-                    self._photo.visible = self._segments.visible = False
-                    if chosen is not None:
-                        self._look_from(views[chosen], event.client)
+            self._on_event(self._camera.on_update, lambda event: self._choose_photo(views, event))
 
     def _buttons(self, label: str, actions: dict[str, Callable[[], None]], hint: str) -> None:
         """Side by side."""
@@ -209,7 +212,9 @@ class Window:
                     return
                 try:
                     action(event)
-                except GsLiftError as error:
+                except Exception as error:  # a server goes on: whoever did it is told
+                    if not isinstance(error, GsLiftError | OSError):
+                        log.exception("the viewer")
                     self._tell(event.client, str(error))
                     self._refresh()
 
@@ -217,7 +222,7 @@ class Window:
 
     def _tell(self, client: Any, text: str) -> None:
         for one in [client] if client is not None else self.server.get_clients().values():
-            one.add_notification("gs_lift", html.escape(text), color="red", auto_close_seconds=8.0)
+            one.add_notification("gs_lift", text, color="red", auto_close_seconds=8.0)
 
     def _refresh(self) -> None:
         """Bring the panel up to date."""
@@ -226,7 +231,7 @@ class Window:
         for one in self.shown.objects:
             marks = "".join(
                 mark
-                for mark, held in (("hidden", self.hidden), ("only", self.isolated))
+                for mark, held in (("hidden", self.hidden), ("only", self.isolated or ()))
                 if one.id - 1 in held
             )
             style = "font-weight:bold;background:#345" if one.id - 1 in self.selected else ""
@@ -278,8 +283,17 @@ class Window:
         def _(camera: Any) -> None:
             with self.lock:
                 self.position = np.asarray(camera.position)
-                if self.mode == "depth" and time.perf_counter() - self._painted_at > 0.5:
-                    self._paint()
+                if self.mode == "depth" and self._later is None:
+                    # Not at once: what it has moved to when the time is over is what counts.
+                    self._later = threading.Timer(DEPTH_S, self._paint_depth)
+                    self._later.daemon = True
+                    self._later.start()
+
+    def _paint_depth(self) -> None:
+        with self.lock:
+            self._later = None
+            if self.mode == "depth":
+                self._paint()
 
     def _choose(self) -> None:
         titles = [_title(one) for one in self.shown.objects]
@@ -287,7 +301,7 @@ class Window:
         self._select([self.shown.objects[titles.index(chosen)].id - 1] if chosen in titles else [])
 
     def _select(self, instances: list[int]) -> None:
-        self.selected = instances
+        self.selected, self.places = instances, None
         self._paint()
         self._refresh()
 
@@ -316,13 +330,12 @@ class Window:
             self.isolated = set(self.selected)
         else:
             self.hidden |= set(self.selected)
-            self.isolated -= self.hidden
             self.selected = []
         self._paint()
         self._refresh()
 
     def _show_all(self) -> None:
-        self.hidden, self.isolated = set(), set()
+        self.hidden, self.isolated = set(), None
         self._paint()
         self._refresh()
 
@@ -345,6 +358,12 @@ class Window:
                 self._on_event(frustum.on_click, partial(self._frustum_clicked, view))
         for frustum in self._frustums:
             frustum.visible = self._frusta.value
+
+    def _choose_photo(self, views: Sequence[View], event: Any) -> None:
+        self._photo.visible = self._segments.visible = False
+        chosen = [view for view in views if view.name == self._camera.value]
+        if chosen:
+            self._look_from(chosen[0], event.client)
 
     def _frustum_clicked(self, view: View, event: Any) -> None:
         self._look_from(view, event.client)
@@ -404,8 +423,10 @@ class Window:
         action()
         try:
             self.editor.save()
-        except GsLiftError:
+        except BaseException:
             self.editor.instances, self.editor.recipe = before
+            self.editor.reload()  # somebody else's edits are to be seen before anything is done again
+            self._show_cut()
             raise
         self._show_cut()
         out = self.editor.run.labels
@@ -413,18 +434,20 @@ class Window:
             self._note("no labels.ply was written yet: gslift segment --out labels.ply")
         else:
             self._note(f"writing {out} ...")
-            self.writer.submit(self._write, out, self.editor.instances)
-
-    def _write(self, out: Path, instances: object) -> None:
-        assert self.editor is not None
-        with self.lock:
-            if instances is not self.editor.instances:  # there is a later one to be written
-                return
+            self._submitted += 1
             state = self.editor.instances, self.editor.recipe
+            self.writer.submit(self._write, out, state, self._submitted)
+
+    def _write(self, out: Path, state: tuple[Instances, Recipe], number: int) -> None:
+        assert self.editor is not None
+        if number < self._submitted:  # a later one waits
+            return
         try:
             self.editor.write_outputs(out, state=state)
             said = f"wrote {out}"
-        except (GsLiftError, OSError) as error:
+        except Exception as error:
+            if not isinstance(error, GsLiftError | OSError):
+                log.exception("the viewer")
             said = f"{out}: not written: {error}"
         self._note(said)
 
@@ -439,17 +462,31 @@ class Window:
             wanted == self.editor.recipe.changes
         ):  # of several moves of the slider the first cut was of the last one
             return
-        self.editor.cut(wanted)
-        self.hidden, self.isolated = set(), set()
+        try:
+            self.editor.cut(wanted)
+        except GsLiftError:
+            self._quiet = True
+            try:
+                self._granularity.value = self._cut_at
+            finally:
+                self._quiet = False
+            raise
+        self.hidden, self.isolated = set(), None
         self._show_cut()
+
+    @property
+    def _cut_at(self) -> float:
+        assert self.editor is not None
+        changes = self.editor.recipe.changes
+        return float(changes.get("granularity", self.editor.config.cluster.granularity))
 
     def _show_cut(self) -> None:
         assert self.editor is not None
-        self.shown = Shown.of_editor(self.editor)
+        self.shown, self.places = Shown.of_editor(self.editor), None
         there = {one.id - 1 for one in self.shown.objects}
         self.selected = [one for one in self.selected if one in there]
         self.hidden &= there
-        self.isolated &= there
+        self.isolated = self.isolated & there or None if self.isolated is not None else None
         self._paint()
         self._refresh()
 
