@@ -139,7 +139,7 @@ def fit(
         if growth is not None:
             growth.close()
     _print_stages(done, reporter)
-    reporter.say(f"wrote {done.folder}; next: gslift segment --out labels.ply")
+    reporter.say(f"wrote {done.folder}; next: gslift segment --out labels.ply, or gslift view")
 
 
 @app.command()

@@ -130,7 +130,7 @@ class Editor:
     def merging(self, ids: Sequence[int]) -> Edit:
         """Objects `ids` are one."""
         if len(set(ids)) < 2:
-            raise ConfigError(f"merge {', '.join(map(str, ids))}: wanted two objects or more")
+            raise ConfigError(f"merge {', '.join(map(str, ids)) or 'nothing'}: wanted two objects or more")
         apart = {end for link in self.edits.constraints().cannot for end in link.pair}
         groups = tuple(
             (self._speaker(one), *sorted(apart.intersection(self._members(one).tolist())))
@@ -165,7 +165,7 @@ class Editor:
             raise ConfigError(f"name {one}: {len(name)} letters; wanted at most {LONGEST}")
         name = clean(name)
         said = f"name of {one}: {name}" if name else f"no name for {one}"
-        return Edit(NAME, said, ((self._speaker(one),),), name or None)
+        return Edit(NAME, said, (self._surest(self._members(one), SEEDS),), name or None)
 
     def classing(self, one: int, name: str) -> Edit:
         """Object `one` is of that class of things."""
@@ -175,7 +175,7 @@ class Editor:
                 f"class {one}={name}: no such class of things; one of: {', '.join(things)} (a --name may be any word)."
                 f"{suggestion(name, things)}"
             )
-        return Edit(CLASS, f"class of {one}: {name}", ((self._speaker(one),),), name)
+        return Edit(CLASS, f"class of {one}: {name}", (self._surest(self._members(one), SEEDS),), name)
 
     def deleting(self, one: int) -> Edit:
         """Object `one` is none: its Gaussians belong to nobody."""
@@ -268,6 +268,10 @@ class Editor:
             write_edits(self.run.edits, self.edits, splat_digest(self.gaussians))
             self._saved = self.edits
             write_segmentation(self.run, self.instances, self.recipe)
+
+    def edited_elsewhere(self) -> bool:
+        """Whether the run's edits are others than those that were read or saved last."""
+        return read_run_edits(self.run, self.gaussians) != self._saved
 
     def reload(self) -> None:
         """Read the edits and the cut again, as somebody else has made them. Raises RunError for a run made anew."""

@@ -5,8 +5,8 @@ edits.json of a run holds them in order, those that were undone apart:
     {"splat": "<digest>", "edits": [
       {"said": "merge 3, 7", "must_link": [[12], [40]]},
       {"said": "split 5", "cannot_link": [[5, 6], [77]]},
-      {"said": "name of 4: mug", "gaussian": 88, "name": "mug"},
-      {"said": "class of 4: chair", "gaussian": 88, "class": "chair"},
+      {"said": "name of 4: mug", "gaussians": [88, 90], "name": "mug"},
+      {"said": "class of 4: chair", "gaussians": [88, 90], "class": "chair"},
       {"said": "delete 9", "delete": [9, 301], "count": 250}],
      "undone": []}
 
@@ -52,8 +52,8 @@ class Edit:
 
     kind: MUST, CANNOT, NAME, CLASS or DELETE. said: in the words of whoever made it. groups: the Gaussians that it is
     about: MUST: each group and the first one are one object, tied by the first Gaussian of each; CANNOT: no two groups
-    are; else a single group, for DELETE a sample of the object that had `count` Gaussians. text: the name, None = no
-    longer any, or the class.
+    are; else a single group: a sample of the object, for DELETE of one that had `count` Gaussians. text: the name,
+    None = no longer any, or the class.
     """
 
     kind: str
@@ -69,7 +69,7 @@ class Edit:
             return content | {self.kind: groups}
         if self.kind == DELETE:
             return content | {DELETE: groups[0], "count": self.count}
-        return content | {"gaussian": groups[0][0], self.kind: self.text}
+        return content | {"gaussians": groups[0], self.kind: self.text}
 
 
 @dataclass(frozen=True)
@@ -155,10 +155,13 @@ class Edits:
         )
 
     def _texts(self, kind: str, labels: Int[Tensor, "N"]) -> dict[int, str | None]:
+        """Instance -> text: each goes to the instance that has most of its Gaussians."""
         texts = {}
         for edit in self.done:
-            if edit.kind == kind and (instance := int(labels[edit.groups[0][0]])) >= 0:
-                texts[instance] = edit.text
+            if edit.kind == kind:
+                own = labels[torch.tensor(edit.groups[0])]
+                if len(own := own[own >= 0]):
+                    texts[int(torch.bincount(own).argmax())] = edit.text
         return texts
 
     def _without_deleted(self, labels: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
@@ -349,13 +352,13 @@ def edit_from_json(content: dict[str, Any]) -> Edit | None:
         if type(count) is not int or not isinstance(said, str):
             return None
         return Edit(kind, clean(said), tuple(map(tuple, groups)), count=count)
-    gaussian = content.get("gaussian")
+    group = content.get("gaussians")
     kind = NAME if NAME in content else CLASS
     text = content.get(kind)
     usable = isinstance(text, str) or (kind == NAME and text is None)
-    if kind not in content or type(gaussian) is not int or not usable or not isinstance(said, str):
+    if kind not in content or not _is_group(group) or not usable or not isinstance(said, str):
         return None
-    return Edit(kind, clean(said), ((gaussian,),), clean(text) if text is not None else None)
+    return Edit(kind, clean(said), (tuple(content["gaussians"]),), clean(text) if text is not None else None)
 
 
 def _is_group(group: Any) -> bool:

@@ -152,9 +152,12 @@ def _stages(run: Run) -> str:
     )
     if memory:
         text += _figure(
-            bars(memory, "GB at most until then"), "largest memory of the process, after each stage"
+            bars(memory, "GB, the most until the stage was over"), "largest memory of the process"
         )
-    return text + "</div>"
+    text += "</div>"
+    if missing := [name for name in run.seconds if name not in memory]:
+        text += f"<p>Memory was not recorded of: {escape(', '.join(missing))}.</p>"
+    return text
 
 
 def _curves(run: Run) -> str:
@@ -207,10 +210,10 @@ def _test_views(looker: Looker, judged: Sequence[Judged]) -> str:
         )
         for one in shown
     ]
-    text = (
-        f"<p>The worst {len(shown)} of {len(judged)}. A true object or a segment has the colour of our instance that "
-        "it matches with an IoU over 1/2.</p>"
-    )
+    text = f"<p>The worst {len(shown)} of {len(judged)}."
+    if any(strip.truth is not None for strip in strips):
+        text += " A true object has the colour of our instance that it matches with an IoU over 1/2."
+    text += "</p>"
     for one, pictures in zip(shown, strip_pictures(strips, PICTURE), strict=True):
         wrong = f", {one.wrong:.1%} of the pixels of objects are wrong" if one.wrong is not None else ""
         text += f"<p>{escape(one.view.name)}: PSNR {one.psnr:.2f} dB{wrong}</p>" + _strip(pictures)
@@ -227,7 +230,7 @@ def _strip(pictures: Mapping[str, Image.Image]) -> str:
         f"<figure>{_image(picture, name, photo=name == 'image')}<figcaption>{escape(name)}</figcaption></figure>"
         for name, picture in pictures.items()
     )
-    return f'<div class="strip">{cells}</div>'
+    return f'<div class="wide"><div class="strip">{cells}</div></div>'
 
 
 def _objects(run: Run, scene: Scene, reporter: Reporter) -> str:
@@ -288,6 +291,8 @@ def _segments(run: Run, scene: Scene, reporter: Reporter) -> str:
     pictures = "".join(
         f"<figure>{maps[name]}</figure>" for name in (frame.name for frame in worst) if name in maps
     )
+    if len(worst) > len(maps):
+        text += f"<p>The worst {len(maps)} of {len(worst)} as pictures; gslift doctor RUN --out maps writes all.</p>"
     return text + f'<div class="maps">{pictures}</div>'
 
 
@@ -332,7 +337,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterabl
         )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><tr>{cells('th', heads)}</tr>{body}</table>"
+    return f'<div class="wide"><table><tr>{cells("th", heads)}</tr>{body}</table></div>'
 
 
 def _figure(svg: bytes, words: str) -> str:

@@ -38,7 +38,11 @@ class _Rate(ProgressColumn):
 
 
 def _figures(figures: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    """Whole numbers in full, others to four digits."""
+    return "  ".join(
+        f"{name} {value:,.0f}" if value >= 1000 and value == int(value) else f"{name} {value:.4g}"
+        for name, value in figures.items()
+    )
 
 
 class Interrupt:
@@ -75,7 +79,7 @@ class TerminalReporter:
         self.console = console
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
     def panel(self, title: str, rows: Mapping[str, str]) -> None:
         if not self.console.is_terminal:

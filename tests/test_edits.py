@@ -77,10 +77,10 @@ def test_edits_of_another_splat_are_refused(tmp_path: Path) -> None:
         ('{"splat": "", "edits": [{"must_link": [[1], [true]]}]}', "not an edit"),
         ('{"splat": "", "edits": [{"must_link": [[1], []]}]}', "not an edit"),
         ('{"splat": "", "edits": [{"cannot_link": 5}]}', "not an edit"),
-        ('{"splat": "", "edits": [{"name": 7, "gaussian": 1}]}', "not an edit"),
-        ('{"splat": "", "edits": [{"class": null, "gaussian": 1}]}', "not an edit"),
+        ('{"splat": "", "edits": [{"name": 7, "gaussians": [1]}]}', "not an edit"),
+        ('{"splat": "", "edits": [{"class": null, "gaussians": [1]}]}', "not an edit"),
         ('{"splat": "", "edits": [{"name": "mug"}]}', "not an edit"),
-        ('{"splat": "", "edits": [{"name": "mug", "gaussian": 1, "said": 3}]}', "not an edit"),
+        ('{"splat": "", "edits": [{"name": "mug", "gaussians": [1], "said": 3}]}', "not an edit"),
         ('{"splat": "", "edits": [{"delete": [1], "count": "many"}]}', "not an edit"),
         ('{"splat": "", "undone": [{"delete": [10]}]}', "undone, entry 1: there are Gaussians 0 to 9"),
         ('{"splat": "", "edits": [{"must_link": [[0], [-1]]}]}', "there are Gaussians 0 to 9"),
@@ -104,7 +104,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, content: str, said: str)
 def test_names_that_would_do_something_to_a_terminal_are_cleaned(tmp_path: Path) -> None:
     path = tmp_path / "edits.json"
     name = "mug\n\x1b[2J\ud800 " + 500 * "x"
-    path.write_text(json.dumps({"splat": "", "edits": [{"said": name, "name": name, "gaussian": 1}]}))
+    path.write_text(json.dumps({"splat": "", "edits": [{"said": name, "name": name, "gaussians": [1]}]}))
     (edit,) = read_edits(path, 10).done
     assert edit.text == edit.said == ("mug [2J " + 500 * "x")[:200]
 
@@ -243,6 +243,12 @@ def test_the_last_name_and_class_of_an_instance_hold() -> None:
     edited = edits.applied(free, free, CLASSES)
     assert edits.names(edited.labels) == {0: "cup"}
     assert edited.classes.tolist() == [1, 2]
+
+
+def test_a_name_goes_with_most_of_its_gaussians() -> None:
+    labels = torch.tensor([0, 1, 1, 1, -1])
+    edits = Edits((Edit(NAME, "", ((0, 1, 2, 4),), "mug"), Edit(NAME, "", ((4,),), "nobody's")))
+    assert edits.names(labels) == {1: "mug"}
 
 
 def test_parts_follow_their_instances() -> None:

@@ -27,7 +27,7 @@ class Growth:
         self.server = server
         self.handle: Any = None
         self.shown_at = 0.0
-        self.text = server.gui.add_markdown("waiting for the first steps")
+        self.text = server.gui.add_markdown("Gaussians appear when the fit begins")
 
     def begin(self, scene: Scene) -> None:
         set_view(self.server, [view.camera for view in scene.train])

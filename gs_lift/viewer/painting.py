@@ -19,12 +19,16 @@ DIMMED = 0.3
 
 @dataclass(frozen=True)
 class Shown:
-    """Gaussians with the object of each: labels [N], -1 = none, scores [N], classes [N] (VOID = unknown), objects."""
+    """Gaussians with the object of each: labels [N], -1 = none, and scores [N].
+
+    classes: [N] of class_names, VOID = unknown.
+    """
 
     gaussians: Gaussians
     labels: Int[np.ndarray, "N"]
     scores: Float[np.ndarray, "N"]
     classes: Int[np.ndarray, "N"]
+    class_names: tuple[str, ...]
     objects: tuple[Object, ...]
 
     @classmethod
@@ -36,11 +40,10 @@ class Shown:
         learnt = editor.embeddings.semantic.argmax(dim=1).numpy()
         # Behind those of the objects, whose numbers must be the same without them.
         names = editor.scene.classes.names
-        there = sorted({one.class_name for one in shown.objects if one.class_name})
-        number = np.array(
-            [(there + [name for name in names if name not in there]).index(name) for name in names]
-        )
-        return replace(shown, classes=np.where(shown.labels >= 0, shown.classes, number[learnt]))
+        order = (*shown.class_names, *(name for name in names if name not in shown.class_names))
+        number = np.array([order.index(name) for name in names])
+        classes = np.where(shown.labels >= 0, shown.classes, number[learnt])
+        return replace(shown, classes=classes, class_names=order)
 
     @classmethod
     def of_labelled(cls, labelled: Labelled) -> "Shown":
@@ -52,7 +55,7 @@ class Shown:
             if one.class_name:
                 of_object[one.id - 1] = names.index(one.class_name)
         gaussians = labelled.gaussians.detach().to("cpu")
-        return cls(gaussians, labels, labelled.scores.numpy(), of_object[labels], objects)
+        return cls(gaussians, labels, labelled.scores.numpy(), of_object[labels], tuple(names), objects)
 
     def __len__(self) -> int:
         return len(self.labels)

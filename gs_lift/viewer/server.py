@@ -34,7 +34,11 @@ def open_server(host: str, port: int) -> "viser.ViserServer":
                 f"--host {host} --port {port}: {error.strerror or error}; choose another port"
             ) from None
     with _silence(), _own_pages_only(host, port):
-        return viser.ViserServer(host=host, port=port, label="gs_lift", verbose=False)
+        server = viser.ViserServer(host=host, port=port, label="gs_lift", verbose=False)
+    # No button that asks a relay outside for a public address.
+    server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
+    server.scene.world_axes.visible = False
+    return server
 
 
 @contextmanager

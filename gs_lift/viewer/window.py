@@ -16,7 +16,7 @@ from PIL import Image
 from gs_lift.camera_paths import orbit_of_splat
 from gs_lift.editing import Editor
 from gs_lift.edits import Edit
-from gs_lift.errors import GsLiftError
+from gs_lift.errors import GsLiftError, RunError
 from gs_lift.exports import Object
 from gs_lift.palette import palette
 from gs_lift.recipe import Recipe
@@ -41,6 +41,9 @@ PICTURE = 640
 
 FRUSTUMS = 150
 """Cameras that are drawn at most: every so many-th."""
+
+WATCH_S = 2.0
+"""Seconds between two looks at the edits of others."""
 
 DEPTH_S = 0.5
 """Seconds after a camera has begun to move until depth is painted as it sees it."""
@@ -74,11 +77,26 @@ class Window:
         self._build()
         self._paint()
         self._refresh()
+        self._ends = threading.Event()
+        if editor is not None:
+            threading.Thread(target=self._watch, args=(editor,), daemon=True).start()
 
     def close(self) -> None:
         """Wait until what was edited is written."""
+        self._ends.set()
         self.writer.shutdown(wait=True)
         close_server(self.server)
+
+    def _watch(self, editor: Editor) -> None:
+        """Show what others do to the run's edits, soon after."""
+        while not self._ends.wait(WATCH_S):
+            with self.lock:
+                try:
+                    if editor.edited_elsewhere():
+                        editor.reload()
+                        self._show_cut()
+                except (GsLiftError, OSError) as error:
+                    self._note(str(error))
 
     # ---- the picture
 
@@ -86,8 +104,11 @@ class Window:
         if self.editor is not None:
             set_view(self.server, [view.camera for view in self.editor.scene.train])
         elif len(self.shown):
-            path = orbit_of_splat(self.shown.gaussians, 1, width=960, height=540)
-            set_view(self.server, path.cameras, self.shown.gaussians.means.double().median(dim=0).values)
+            # Round the objects: a room's walls would stand in the way of an orbit round all of it.
+            members = torch.from_numpy(self.shown.labels >= 0)
+            some = self.shown.gaussians.rows(members) if bool(members.any()) else self.shown.gaussians
+            path = orbit_of_splat(some, 1, width=960, height=540)
+            set_view(self.server, path.cameras, some.means.double().median(dim=0).values)
 
     def _paint(self) -> None:
         """Send the Gaussians as they are to be seen now."""
@@ -112,7 +133,6 @@ class Window:
 
     def _build(self) -> None:
         gui = self.server.gui
-        gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
         self._mode = gui.add_dropdown("view", list(MODES), initial_value=self.mode)
         self._on(self._mode.on_update, lambda: self._set_mode(self._mode.value))
         if self.editor is not None:
@@ -267,14 +287,30 @@ class Window:
         if self.selected:
             said += f"; selected: {', '.join(str(one + 1) for one in self.selected)}"
         if self.places is not None:
-            said += f"; {len(self.places)} places to split at"
-        self._status.content = f'<div style="padding:0 1em">{html.escape(said)}</div>'
+            said += f"; click places of it to split at, then done (so far: {len(self.places)})"
+        self._status.content = f'<div style="padding:0 1em">{html.escape(said)}{self._legend()}</div>'
+
+    def _legend(self) -> str:
+        """What the colours of the view mean."""
+        if self.mode == "confidence":
+            return "<br>yellow: sure, violet: doubtful, grey: no object"
+        if self.mode == "depth":
+            return "<br>bright: near"
+        if self.mode != "class":
+            return ""
+        names = self.shown.class_names
+        swatches = [
+            f'<span style="color:#{bytes(color.tolist()).hex()}">&#9632;</span> {html.escape(name)}'
+            for name, color in zip(names, palette(len(names)), strict=True)
+        ]
+        return "<br>" + " ".join(swatches)
 
     # ---- what is looked at
 
     def _set_mode(self, mode: str) -> None:
         self.mode = mode
         self._paint()
+        self._refresh()
 
     def _follow(self, client: Any) -> None:
         """Depth is seen from where a client stands: paint it anew when that moves."""
@@ -298,7 +334,9 @@ class Window:
     def _choose(self) -> None:
         titles = [_title(one) for one in self.shown.objects]
         chosen = self._choice.value
-        self._select([self.shown.objects[titles.index(chosen)].id - 1] if chosen in titles else [])
+        wanted = [self.shown.objects[titles.index(chosen)].id - 1] if chosen in titles else []
+        if wanted != self.selected[-1:]:  # else this program set it: viser tells of that as well, and later
+            self._select(wanted)
 
     def _select(self, instances: list[int]) -> None:
         self.selected, self.places = instances, None
@@ -326,10 +364,11 @@ class Window:
             self._select([label] if label >= 0 else [])
 
     def _hide(self, *, isolate: bool) -> None:
+        chosen = {one - 1 for one in self._ids}
         if isolate:
-            self.isolated = set(self.selected)
+            self.isolated = chosen
         else:
-            self.hidden |= set(self.selected)
+            self.hidden |= chosen
             self.selected = []
         self._paint()
         self._refresh()
@@ -386,11 +425,13 @@ class Window:
 
     @property
     def _ids(self) -> list[int]:
+        if not self.selected:
+            raise RunError("select an object first: click it, or take it from the list")
         return [one + 1 for one in self.selected]
 
     @property
     def _one(self) -> int:
-        return self._ids[-1] if self._ids else 0
+        return self._ids[-1]
 
     def _deleting(self, one: int) -> Callable[[], Edit]:
         assert self.editor is not None
@@ -398,16 +439,17 @@ class Window:
         return lambda: editor.deleting(one)
 
     def _begin_places(self) -> None:
-        self.places = []
+        self.selected, self.places = [self._one - 1], []
+        self._paint()
         self._refresh()
 
     def _split_at_places(self) -> None:
-        places, self.places = self.places, None
+        places, self.places = self.places or [], None
         assert self.editor is not None
         editor = self.editor
-        if places is not None:
-            self._edit(lambda: editor.splitting(self._one, places or [-1]))
-        self._refresh()
+        if len(places) < 2:
+            raise RunError("begin, then click two places or more of the selected object, then done")
+        self._edit(lambda: editor.splitting(self._one, places))
 
     def _edit(self, *makers: Callable[[], Edit]) -> None:
         assert self.editor is not None
@@ -420,13 +462,15 @@ class Window:
         """Change the run, in memory and on disk; the files that were made of it follow in the background."""
         assert self.editor is not None
         before = self.editor.instances, self.editor.recipe
+        if self.editor.edited_elsewhere():
+            self.editor.reload()
+            self._show_cut()
+            raise RunError("the run was edited by somebody else meanwhile; look, and do it again")
         action()
         try:
             self.editor.save()
         except BaseException:
             self.editor.instances, self.editor.recipe = before
-            self.editor.reload()  # somebody else's edits are to be seen before anything is done again
-            self._show_cut()
             raise
         self._show_cut()
         out = self.editor.run.labels
