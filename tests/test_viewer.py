@@ -18,6 +18,7 @@ import torch
 from browser import open_browser
 from commands import gslift, start_gslift
 from PIL import Image
+from pytest import approx
 from settings import findable_run
 
 from gs_lift.editing import Editor
@@ -428,7 +429,7 @@ def test_split_at_clicks_parts_an_object(session: Session) -> None:
     session.press("begin")
     session.page.get_by_text("(so far: 0)").first.wait_for()
     x, y = center_on_page(session, 0)
-    for number, shift in enumerate((-6, 6), start=1):
+    for number, shift in enumerate((-45, 45), start=1):
         session.page.mouse.click(x + shift, y)
         session.page.get_by_text(f"(so far: {number})").first.wait_for()
     session.press("done")
