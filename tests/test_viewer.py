@@ -308,14 +308,32 @@ def session(run: Run, browser: Any, tmp_path: Path) -> Iterator[Session]:
 
 def center_on_page(session: Session, instance: int) -> tuple[float, float]:
     """Where on the page the middle of the Gaussians of an instance is, by the camera of the page."""
-    client = next(iter(session.window.server.get_clients().values()))
-    rotation = torch.from_numpy(np.asarray(_matrix(client.camera.wxyz)))
     shown = session.window.shown
-    means = shown.gaussians.means[torch.from_numpy(shown.labels == instance)].double()
-    middle = means[((means - means.mean(dim=0)) ** 2).sum(dim=1).argmin()].numpy()
-    x, y, z = rotation.numpy().T @ (middle - client.camera.position)
-    focal = client.camera.image_height / 2 / np.tan(client.camera.fov / 2)
-    return client.camera.image_width / 2 + focal * x / z, client.camera.image_height / 2 + focal * y / z
+    means = shown.gaussians.means[torch.from_numpy(shown.labels == instance)].double().numpy()
+    middle = means[((means - means.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+    ((x, y),) = on_page(session, middle[None])
+    return x, y
+
+
+def ends_on_page(session: Session, instance: int) -> list[tuple[float, float]]:
+    """Where two Gaussians of an instance are that a click hits, the leftmost and the rightmost one."""
+    shown = session.window.shown
+    rows = np.flatnonzero(shown.labels == instance)
+    means = shown.gaussians.means.double()[torch.from_numpy(rows)]
+    eye = torch.from_numpy(next(iter(session.window.server.get_clients().values())).camera.position)
+    hits = [pick(shown.gaussians, shown.labels, eye, mean - eye) for mean in means]
+    own = [place for place, hit in enumerate(hits) if hit is not None and hit[0] == instance]
+    places = sorted(on_page(session, means[own].numpy()))
+    return [places[0], places[-1]]
+
+
+def on_page(session: Session, points: np.ndarray) -> list[tuple[float, float]]:
+    """Of points [n 3] of the world, by the camera of the page."""
+    camera = next(iter(session.window.server.get_clients().values())).camera
+    x, y, z = _matrix(camera.wxyz).T @ (points - camera.position).T
+    focal = camera.image_height / 2 / np.tan(camera.fov / 2)
+    places = camera.image_width / 2 + focal * x / z, camera.image_height / 2 + focal * y / z
+    return list(zip(*(each.tolist() for each in places), strict=True))
 
 
 def _matrix(wxyz: np.ndarray) -> np.ndarray:
@@ -428,9 +446,8 @@ def test_split_at_clicks_parts_an_object(session: Session) -> None:
     session.until(lambda: session.window.selected == [0], "it is selected")
     session.press("begin")
     session.page.get_by_text("(so far: 0)").first.wait_for()
-    x, y = center_on_page(session, 0)
-    for number, shift in enumerate((-45, 45), start=1):
-        session.page.mouse.click(x + shift, y)
+    for number, place in enumerate(ends_on_page(session, 0), start=1):
+        session.page.mouse.click(*place)
         session.page.get_by_text(f"(so far: {number})").first.wait_for()
     session.press("done")
     session.until(lambda: len(session.objects()) == 5, "there are two of it")
