@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gs_lift.batch import PROTOCOLS_OF_TABLES, BatchConfig, Outcome, batch_tasks, run_batch
 from gs_lift.config import Config, load_config
 from gs_lift.datasets import messy_rooms, panoptic_lifting
-from gs_lift.errors import GsLiftError, SceneError, pick
+from gs_lift.errors import SceneError, pick
 from gs_lift.evaluation import Scores
-from gs_lift.pipeline import Reporter, SilentReporter, evaluate_run, fit_run, scored_run
-from gs_lift.protocols import RELEASED, STRICT
+from gs_lift.pipeline import Reporter, SilentReporter, scored_run
 from gs_lift.run import Run
 
 
@@ -65,8 +65,6 @@ DATASETS: dict[str, Dataset] = {
     ),
 }
 
-PROTOCOLS_OF_TABLES = (RELEASED, STRICT)
-
 
 def dataset_config(name: str, path: Path | None = None, overrides: list[str] | None = None) -> Config:
     """The settings in configs/<name>.yaml, or in the file `path`, with overrides. Raises ConfigError for a name that
@@ -78,13 +76,27 @@ def dataset_config(name: str, path: Path | None = None, overrides: list[str] | N
     return load_config(path or folder / f"{name}.yaml", overrides)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Of a data set: the runs with their scores by both protocols, and the scenes that failed."""
+
+    scored: list[tuple[Run, dict[str, Scores]]]
+    failed: list[Outcome]
+
+
 def evaluate_dataset(
-    name: str, data: Path, runs: Path, *, config: Config | None = None, reporter: Reporter | None = None
-) -> list[tuple[Run, dict[str, Scores]]]:
+    name: str,
+    data: Path,
+    runs: Path,
+    *,
+    config: Config | None = None,
+    batch: BatchConfig | None = None,
+    reporter: Reporter | None = None,
+) -> Evaluation:
     """Score every scene of data set `name` found in `data` by both protocols; run folders go to `runs`.
 
-    config: None = the data set's own. What is done is skipped. A scene that fails is reported and passed over. Raises
-    ConfigError for an unknown name, SceneError if no scene is found or none works.
+    config: None = the data set's own. What is done is skipped, a scene that fails is passed over: see `run_batch`.
+    Raises ConfigError for an unknown name, SceneError if no scene is found or none works.
     """
     reporter = reporter or SilentReporter()
     dataset = pick(DATASETS, name, "dataset")
@@ -94,21 +106,20 @@ def evaluate_dataset(
     scenes = [folder for folder in sorted(data.iterdir()) if folder.is_dir() and dataset.matches(folder)]
     if not scenes:
         raise SceneError(f"{data}: none of its folders is a {name} scene")
-    results = []
-    for number, scene in enumerate(scenes, start=1):
-        reporter.say(f"scene {scene.name} ({number} of {len(scenes)})")
-        try:
-            run = fit_run(scene, config, folder=runs / scene.name, reporter=reporter)
-            scores = scored_run(run, PROTOCOLS_OF_TABLES)
-            results.append((run, scores or evaluate_run(run, PROTOCOLS_OF_TABLES, reporter=reporter)))
-        except GsLiftError as error:
-            reporter.say(f"scene {scene.name} failed: {error}")
-    if not results:
+    outcomes = run_batch(batch_tasks(scenes, runs, config), batch, reporter=reporter)
+    failed = [one for one in outcomes if one.result is None]
+    runs_done = [one.task.run for one in outcomes if one.result is not None]
+    scored = [(run, scores) for run in runs_done if (scores := scored_run(run, PROTOCOLS_OF_TABLES))]
+    if not runs_done:
         raise SceneError(f"{data}: all {len(scenes)} scenes failed; the lines above say why")
-    if failed := len(scenes) - len(results):
-        reporter.say(f"{failed} of {len(scenes)} scenes failed and are not in the means")
-    if missing := dataset.missing([run.name for run, _ in results]):
+    if not scored:
+        raise SceneError(f"{data}: none of its scenes has test views to score on")
+    if failed:
+        reporter.say(f"{len(failed)} of {len(scenes)} scenes failed and are not in the means")
+    if unscored := len(runs_done) - len(scored):
+        reporter.say(f"{unscored} of {len(scenes)} scenes have no test views and are not in the means")
+    if missing := dataset.missing([run.name for run, _ in scored]):
         reporter.say(
             f"the published means are over {len(dataset.scenes)} scenes; not here: {', '.join(missing)}"
         )
-    return results
+    return Evaluation(scored, failed)

@@ -36,6 +36,16 @@ RunFolder = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take new settings; redo what they touch.")]
 NoResume = Annotated[bool, typer.Option("--no-resume", help="Start every stage again.")]
+Jobs = Annotated[
+    int | None, typer.Option(help="Scenes at a time; one here, what fits on a cluster, if left out.")
+]
+EngineName = Annotated[str, typer.Option("--engine", help="local: processes here; ray: a Ray cluster.")]
+Address = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster; one of this machine's own if left out.")
+]
+Cpus = Annotated[int | None, typer.Option(help="Threads per scene; cores / jobs if left out.")]
+Gpus = Annotated[float, typer.Option(help="CUDA devices per scene; 0.5: two scenes share one.")]
+Retries = Annotated[int, typer.Option(help="How often a failed scene is tried again.")]
 
 RUNS = Path("runs")
 
@@ -140,6 +150,58 @@ def fit(
             growth.close()
     _print_stages(done, reporter)
     reporter.say(f"wrote {done.folder}; next: gslift segment --out labels.ply, or gslift view")
+
+
+@app.command()
+def batch(
+    scenes: Annotated[
+        Path,
+        typer.Argument(metavar="SCENES", help="File with a scene folder a line, or a folder of scenes."),
+    ],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    runs: Annotated[Path, typer.Option(help="Where the run folders go, one a scene.")] = RUNS,
+    jobs: Jobs = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    cpus: Cpus = None,
+    gpus: Gpus = 0,
+    retries: Retries = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit, lift, segment and score many scenes; skips what is done, tries again what fails; exit code 1 if any did."""
+    from gs_lift.batch import BatchConfig, batch_tasks, list_scenes, run_batch
+    from gs_lift.config import load_config
+    from gs_lift.report import batch_table
+
+    reporter = _reporter()
+    how = BatchConfig(engine, jobs, cpus, gpus, address, retries)
+    tasks = batch_tasks(list_scenes(scenes), runs, load_config(config, overrides), overwrite=overwrite)
+    outcomes = run_batch(tasks, how, reporter=reporter)
+    rows = [
+        (one.task.name, done.seconds, done.objects, done.pq_scene, "")
+        if (done := one.result)
+        else (one.task.name, None, None, None, one.reason or "")
+        for one in outcomes
+    ]
+    reporter.console.print(batch_table(rows))
+    failed = sum(one.result is None for one in outcomes)
+    reporter.say(f"{len(outcomes) - failed} of {len(outcomes)} scenes are in {runs}, each with labels.ply")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("batch-scene", hidden=True)
+def batch_scene(
+    scene: Path, folder: Path, config: ConfigFile = None, threads: int = 0, overwrite: Overwrite = False
+) -> None:
+    """One scene of a batch, in a process of its own."""
+    from gs_lift.batch.local import stop_with_parent
+    from gs_lift.batch.task import Task, do_scene
+    from gs_lift.config import load_config
+
+    stop_with_parent()
+    do_scene(Task(scene, folder, load_config(config), threads, overwrite), _reporter())
 
 
 @app.command()
@@ -313,22 +375,31 @@ def evaluate(
         typer.Option(help="released, as published figures are; strict, its flaws mended. A data set: both."),
     ] = "released",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
+    jobs: Jobs = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    cpus: Cpus = None,
+    gpus: Gpus = 0,
+    retries: Retries = 1,
 ) -> None:
-    """Score a run, or every scene of a data set, on its test views."""
+    """Score a run, or every scene of a data set, on its test views; exit code 1 if a scene of it failed."""
+    from gs_lift.batch import BatchConfig
     from gs_lift.benchmark import DATASETS, dataset_config, evaluate_dataset
     from gs_lift.files import write_text_atomic
     from gs_lift.pipeline import evaluate_run
     from gs_lift.report import scores_json, scores_table
 
-    reporter = _reporter()
+    reporter, how, failed = _reporter(), BatchConfig(engine, jobs, cpus, gpus, address, retries), False
     if dataset is not None or data is not None:
         if run is not None or dataset is None or data is None:
             raise ConfigError("wanted either a RUN, or both --dataset NAME and --data DIR")
         settings = dataset_config(dataset, config, overrides)
-        results = evaluate_dataset(dataset, data, RUNS / dataset, config=settings, reporter=reporter)
-        published = DATASETS[dataset].published
+        done = evaluate_dataset(dataset, data, RUNS / dataset, config=settings, batch=how, reporter=reporter)
+        results, failed, published = done.scored, bool(done.failed), DATASETS[dataset].published
     elif config is not None or overrides:
         raise ConfigError("--config and --set are for a data set; a RUN has the settings that made it")
+    elif how != BatchConfig():
+        raise ConfigError("--jobs, --engine and the like are for a data set; a RUN is scored here")
     else:
         chosen, published = _run(run), None
         results = [(chosen, evaluate_run(chosen, [protocol], reporter=reporter))]
@@ -337,6 +408,8 @@ def evaluate(
     if json_file is not None:
         write_text_atomic(json_file, scores_json(rows))
         reporter.say(f"wrote {json_file}")
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command("score")

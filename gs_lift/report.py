@@ -151,6 +151,24 @@ def stages_table(seconds: Mapping[str, float], results: Mapping[str, str]) -> Ta
     return table
 
 
+def batch_table(rows: Sequence[tuple[str, float | None, int | None, float | None, str]]) -> Table:
+    """One line for each scene of a batch: name, seconds, objects, PQ^scene, and why it failed; None = a dash."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table.add_column("scene", overflow="fold")
+    for heading in ("seconds", "objects", "PQ scene"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if any(reason for *_, reason in rows):
+        table.add_column("failed", overflow="fold")
+    for name, seconds, objects, quality, reason in rows:
+        cells = [
+            "-" if seconds is None else f"{seconds:.0f}",
+            "-" if objects is None else str(objects),
+            _text("pq_scene", {"pq_scene": quality}),
+        ]
+        table.add_row(Text(name), *cells, *([Text(reason)] if reason else []))
+    return table
+
+
 def frames_table(rows: Sequence[tuple[str, Sequence[float], str]], *, most: int = 20) -> Table:
     """Frames as segment_doctor.table_rows has them: name, shares of differing pixels, words; the first `most`."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)

@@ -31,10 +31,14 @@ PLAIN_EVERY_S = 15.0
 
 
 class _Rate(ProgressColumn):
-    """Steps per second."""
+    """Steps per second, or per hour."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="cyan")
+        return Text(_rate(task.speed) if task.speed else "", style="cyan")
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:.1f}/s" if per_second >= 0.05 or not per_second else f"{per_second * 3600:.0f}/h"
 
 
 def _figures(figures: dict[str, float]) -> str:
@@ -129,7 +133,11 @@ class TerminalReporter:
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
         )
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        # Rich forgets steps after so long, or after a thousand: a scene of a batch is a step of minutes.
+        forget_s = 86400.0
+        with Progress(
+            *columns, console=self.console, transient=True, speed_estimate_period=forget_s
+        ) as progress:
             task = progress.add_task(name, total=total, figures="")
 
             def update(step: int, figures: dict[str, float]) -> None:
@@ -144,13 +152,15 @@ class TerminalReporter:
 
         def update(step: int, figures: dict[str, float]) -> None:
             nonlocal last, first
-            first = step - 1 if first is None else first
+            first = max(step - 1, 0) if first is None else first
             now = time.perf_counter()
             if now - last < PLAIN_EVERY_S:
                 return
             last, rate = now, (step - first) / (now - start)
-            left = f", {(total - step) / rate:.0f} s left" if total else ""
-            self.say(f"{name}: {step}{f'/{total}' if total else ''}, {rate:.1f}/s{left}  {_figures(figures)}")
+            left = f", {(total - step) / rate:.0f} s left" if total and rate else ""
+            self.say(
+                f"{name}: {step}{f'/{total}' if total else ''}, {_rate(rate)}{left}  {_figures(figures)}"
+            )
 
         yield update
 

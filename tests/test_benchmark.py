@@ -6,27 +6,23 @@ from pathlib import Path
 import pytest
 from settings import TINY, tiny_config
 
+from gs_lift.batch import BatchConfig
 from gs_lift.benchmark import DATASETS, dataset_config, evaluate_dataset
 from gs_lift.config import Config, differences
 from gs_lift.errors import ConfigError, SceneError
-from gs_lift.pipeline import SilentReporter, evaluate_run, scored_run
+from gs_lift.pipeline import SilentReporter, evaluate_run, fit_run, scored_run
 from gs_lift.run import open_run
 from gs_lift.synthetic import SynthConfig, synthesize
 
 
 class Lines(SilentReporter):
-    """Keeps what is said, and which stages were begun."""
+    """Keeps what is said."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.stages: list[str] = []
 
     def say(self, text: str) -> None:
         self.lines.append(text)
-
-    def stage(self, name: str, total: int | None):
-        self.stages.append(name)
-        return super().stage(name, total)
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +41,31 @@ def test_a_data_set_is_scored_scene_by_scene_and_taken_up_where_it_was_left(
     data: Path, tmp_path: Path
 ) -> None:
     first = Lines()
-    results = evaluate_dataset("replica", data, tmp_path, config=tiny_config(), reporter=first)
-    assert [run.name for run, _ in results] == ["office_0", "room_1"]
-    assert all(list(scores) == ["released", "strict"] for _, scores in results)
+    batch = BatchConfig(jobs=2, retries=0)
+    found = evaluate_dataset("replica", data, tmp_path, config=tiny_config(), batch=batch, reporter=first)
+    assert [run.name for run, _ in found.scored] == ["office_0", "room_1"]
+    assert [one.task.name for one in found.failed] == ["broken"]
+    assert all(list(scores) == ["released", "strict"] for _, scores in found.scored)
     assert any(line.startswith("scene broken failed") and "4 lines" in line for line in first.lines)
     assert "1 of 3 scenes failed and are not in the means" in first.lines
     assert first.lines[-1].endswith("not here: room_0, room_2, office_2, office_3, office_4")
 
     (tmp_path / "room_1" / "scores.json").unlink()
+    before = (tmp_path / "room_1.log").read_text()
     again = Lines()
-    assert evaluate_dataset("replica", data, tmp_path, config=tiny_config(), reporter=again) == results
-    assert again.stages == ["eval"]
+    found_again = evaluate_dataset(
+        "replica", data, tmp_path, config=tiny_config(), batch=batch, reporter=again
+    )
+    assert found_again == found
+    assert again.lines[0] == "1 of 3 scenes were done before"
+    said = (tmp_path / "room_1.log").read_text().removeprefix(before)
+    assert [stage for stage in ("fit", "lift") if f"{stage}: done before" in said] == ["fit", "lift"]
+    assert "\neval: " in said
 
 
 def test_scores_are_kept_until_another_cut(data: Path, tmp_path: Path) -> None:
-    ((run, scores), _) = evaluate_dataset("replica", data, tmp_path, config=tiny_config())
+    run = fit_run(data / "office_0", tiny_config(), folder=tmp_path / "run")
+    scores = evaluate_run(run, ["released", "strict"])
     assert scored_run(run, ["strict", "released"]) == scores
     assert scored_run(run, ["released", "another"]) is None
     assert evaluate_run(run, ["strict"]) == {"strict": scores["strict"]}

@@ -41,6 +41,7 @@ LAYERS = [
     {"config", "figures", "report", "terminal"},
     {"run", "doctor", "recipe"},
     {"pipeline"},
+    {"batch"},
     {"benchmark", "editing", "exports", "pictures", "portraits", "relabel", "segment_doctor"},
     {"report_page", "scene_page", "scoring", "viewer"},
     {"cli"},
