@@ -28,13 +28,14 @@ from jaxtyping import Float, Int, UInt16
 from torch import Tensor
 
 from gs_lift import __version__
-from gs_lift.camera_paths import SPLAT_UP, CameraPath, level_of_cameras, orbit_of_splat, path_of_views
+from gs_lift.camera_paths import CameraPath, level_of_cameras, path_of_views
 from gs_lift.errors import ConfigError, RunError
 from gs_lift.exports import Labelled
 from gs_lift.files import write_text_atomic
 from gs_lift.geometry import SH_C0, spatial_order
 from gs_lift.palette import GREY, palette
 from gs_lift.pipeline import read_scene
+from gs_lift.portraits import start_of_splat
 from gs_lift.run import Run
 from gs_lift.scene import Camera
 
@@ -191,12 +192,9 @@ def _described_cameras(labelled: Labelled, cameras: CameraPath | None) -> dict[s
     """`cameras` with their names, `start`, where the page begins, and `up`."""
     if cameras is None or len(cameras) == 0:
         width, height = START_SIZE
-        members = labelled.ids.cpu() > 0
-        gaussians = labelled.gaussians.detach().to("cpu")
-        # Round the objects: a room's walls would stand in the way of an orbit round all of it.
-        gaussians = gaussians.rows(members) if bool(members.any()) else gaussians
-        start = orbit_of_splat(gaussians, 1, width=width, height=height).cameras[0]
-        return {"cameras": [], "start": _described(start), "up": list(SPLAT_UP)}
+        labels = labelled.ids.cpu().numpy() - 1
+        start, up = start_of_splat(labelled.gaussians, labels, width=width, height=height)
+        return {"cameras": [], "start": _described(start), "up": up.tolist()}
     up = level_of_cameras(cameras.cameras)
     if len(cameras) > MAX_CAMERAS:
         cameras = cameras.thinned(MAX_CAMERAS)

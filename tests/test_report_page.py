@@ -13,13 +13,15 @@ from commands import gslift
 from settings import findable_run
 
 from gs_lift.editing import Editor
+from gs_lift.gaussians import Gaussians
 from gs_lift.pipeline import read_gaussians, read_instances, read_scene
-from gs_lift.portraits import DIMMED, best_views, portraits
+from gs_lift.portraits import DIMMED, best_views, portraits, start_of_splat
 from gs_lift.rendering import render
 from gs_lift.report_page import write_report
 from gs_lift.run import Run
 from gs_lift.segmentation import Instances
 from gs_lift.sparse import Sparse
+from gs_lift.viewer.picking import pick
 
 HOSTILE = "<script>document.title='x'</script><img src=x onerror=\"document.title='x'\">"
 
@@ -150,3 +152,28 @@ def test_a_portrait_shows_its_object_and_dims_the_rest(run: Run) -> None:
             break
     else:
         pytest.fail("the portrait is no part of the view")
+
+
+def test_a_splat_without_cameras_is_seen_from_where_its_objects_show() -> None:
+    # Two balls on a floor, z up, with a wall around: from outside, or from below, none shows.
+    generator = torch.Generator().manual_seed(0)
+    floor = torch.cat([torch.rand(2000, 2, generator=generator) * 6 - 3, torch.zeros(2000, 1)], dim=1)
+    angle = torch.rand(3000, generator=generator) * 2 * torch.pi
+    wall = torch.stack(
+        [4.2 * angle.cos(), 4.2 * angle.sin(), torch.rand(3000, generator=generator) * 6], dim=1
+    )
+    balls = [
+        torch.randn(300, 3, generator=generator) * 0.1 + torch.tensor([x, 0.0, 0.4]) for x in (-1.0, 1.0)
+    ]
+    means = torch.cat([floor, wall, *balls])
+    gaussians = Gaussians.from_points(means, torch.full_like(means, 0.5), opacity=0.99)
+    gaussians.log_scales[:5000] = -1.8
+    labels = np.repeat([-1, 0, 1], [5000, 300, 300])
+    camera, up = start_of_splat(gaussians, labels, width=96, height=54)
+    assert up.tolist() == [0, 0, 1]
+    assert camera.position[2] > 0.4
+    assert camera.position[:2].norm() < 4.2
+    for ball in balls:
+        seen = pick(gaussians, labels, camera.position, ball.mean(dim=0).double() - camera.position)
+        assert seen is not None
+        assert seen[0] >= 0

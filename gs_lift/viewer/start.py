@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 
 
 def set_view(
-    server: "viser.ViserServer", cameras: Sequence[Camera], center: Float[Tensor, "3"] | None = None
+    server: "viser.ViserServer",
+    cameras: Sequence[Camera],
+    center: Float[Tensor, "3"] | None = None,
+    *,
+    up: Float[Tensor, "3"] | None = None,
 ) -> None:
-    """Begin at the first of some cameras, with their up; orbits turn around what they look at, or `center`."""
+    """Begin at the first of some cameras, with their `up`; orbits turn around what they look at, or `center`."""
     camera = cameras[0]
     if center is None:
         center = focus_of_cameras(cameras, torch.stack([one.position for one in cameras]).mean(dim=0))
-    up, position, forward = level_of_cameras(cameras), camera.position, camera.viewmat[2, :3]
+    up = level_of_cameras(cameras) if up is None else up
+    position, forward = camera.position, camera.viewmat[2, :3]
     reach = max(float((center - position) @ forward), 1e-3)
     server.scene.set_up_direction(up.numpy())
     server.initial_camera.position = position.numpy()

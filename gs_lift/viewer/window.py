@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gs_lift.camera_paths import orbit_of_splat
 from gs_lift.editing import Editor
 from gs_lift.edits import Edit
 from gs_lift.errors import GsLiftError, RunError
 from gs_lift.exports import Object
 from gs_lift.palette import palette
+from gs_lift.portraits import start_of_splat
 from gs_lift.recipe import Recipe
 from gs_lift.report import label_picture
 from gs_lift.scene import View
@@ -104,11 +104,11 @@ class Window:
         if self.editor is not None:
             set_view(self.server, [view.camera for view in self.editor.scene.train])
         elif len(self.shown):
-            # Round the objects: a room's walls would stand in the way of an orbit round all of it.
-            members = torch.from_numpy(self.shown.labels >= 0)
-            some = self.shown.gaussians.rows(members) if bool(members.any()) else self.shown.gaussians
-            path = orbit_of_splat(some, 1, width=960, height=540)
-            set_view(self.server, path.cameras, some.means.double().median(dim=0).values)
+            shown = self.shown
+            camera, up = start_of_splat(shown.gaussians, shown.labels, width=960, height=540)
+            members = torch.from_numpy(shown.labels >= 0)
+            some = shown.gaussians.means[members] if bool(members.any()) else shown.gaussians.means
+            set_view(self.server, [camera], some.double().median(dim=0).values, up=up)
 
     def _paint(self) -> None:
         """Send the Gaussians as they are to be seen now."""
