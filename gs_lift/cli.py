@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 # Before anything loads OpenMP: waiting threads that spin for long take the core from the one that works. A fitting step
 # took 10x the CPU seconds on a busy machine; with a short spin it does not, at 10 % more time on an idle one.
@@ -11,7 +11,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import typer
 
-from gs_lift.errors import ConfigError, GsLiftError
+from gs_lift.errors import ConfigError, GsLiftError, WorldError
 
 if TYPE_CHECKING:
     from gs_lift.run import Run
@@ -126,28 +126,32 @@ def fit(
     view: Annotated[bool, typer.Option("--view", help="Serve the scene as it grows; needs viser.")] = False,
     port: Annotated[int, typer.Option(help="Port of --view, on this machine only.")] = 8080,
 ) -> None:
-    """Fit a scene as 3D Gaussians and lift its 2D segments onto them."""
+    """Fit a scene as 3D Gaussians and lift its 2D segments onto them. Processes of torchrun share the work."""
     from gs_lift.config import load_config
+    from gs_lift.distributed import joined
     from gs_lift.pipeline import fit_run
 
-    reporter = _reporter()
+    reporter = _reporter(shared=True)
     named = [f"data.segments={segments.absolute()}"] if segments is not None else []
     settings = load_config(config, [*named, *(overrides or [])])
-    growth = _growth(port, reporter) if view else None
+    growth = _growth(port, reporter) if view and _rank() == 0 else None
     try:
-        done = fit_run(
-            scene,
-            settings,
-            folder=run,
-            splat=splat,
-            overwrite=overwrite,
-            resume=not no_resume,
-            reporter=reporter,
-            watcher=growth,
-        )
+        with joined(settings.resolved().device):
+            done = fit_run(
+                scene,
+                settings,
+                folder=run,
+                splat=splat,
+                overwrite=overwrite,
+                resume=not no_resume,
+                reporter=reporter,
+                watcher=growth,
+            )
     finally:
         if growth is not None:
             growth.close()
+    if _rank() > 0:
+        return
     _print_stages(done, reporter)
     reporter.say(f"wrote {done.folder}; next: gslift segment --out labels.ply, or gslift view")
 
@@ -686,14 +690,26 @@ def show_config(config: ConfigFile = None, overrides: Overrides = None) -> None:
     typer.echo(dump_config(load_config(config, overrides), sentences=True), nl=False)
 
 
-def _reporter() -> "TerminalReporter":
+def _rank() -> int:
+    """This process's number among those that torchrun started; 0 speaks and writes."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0
+    from gs_lift.distributed import launched
+
+    return launched().rank
+
+
+def _reporter(*, shared: bool = False) -> "TerminalReporter":
+    """shared: torchrun's processes may share the command's work; then those after the first are silent."""
     from rich.console import Console
 
     from gs_lift.terminal import TerminalReporter, show_warnings
 
+    if not shared and int(os.environ.get("WORLD_SIZE", 1)) > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ConfigError("only `fit` is shared by the processes of torchrun; run this command without it")
     # Where nobody reads along, no line is folded to a width that nobody has.
-    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
-    reporter = TerminalReporter(console)
+    width = None if sys.stdout.isatty() else WIDE
+    reporter = TerminalReporter(Console(width=width, quiet=_rank() > 0))
     show_warnings(reporter)
     return reporter
 
@@ -762,7 +778,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(args=arguments, standalone_mode=False) or 0
         if code == 130:  # newer versions of typer turn KeyboardInterrupt into this
             raise KeyboardInterrupt
-        sys.exit(code)
+        _leave(code)
     except GsLiftError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
@@ -777,5 +793,19 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int = 2) -> None:
+    if (rank := _rank()) > 0:
+        # What all processes find is said by the first.
+        if code == 130 or isinstance(sys.exc_info()[1], ConfigError | WorldError):
+            _leave(code)
+        message = f"process {rank}: {message}"
     print(f"gslift: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(code)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        sys.exit(code)
+    # gloo's threads may outlive their group, and abort a process while Python takes it down: one run of five did.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -43,6 +43,10 @@ class VideoError(GsLiftError):
     """A video cannot be written."""
 
 
+class WorldError(GsLiftError):
+    """Processes that share a scene have lost each other, or no longer hold the same numbers."""
+
+
 class BackendError(GsLiftError):
     """A package or a device that was asked for is not here."""
 

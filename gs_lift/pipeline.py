@@ -17,12 +17,14 @@ from gs_lift.checkpoint import Checkpoints
 from gs_lift.clustering import OF_THE_TREE, cluster, detections, read_constraints, saved_tree
 from gs_lift.config import Config, config_hash
 from gs_lift.datasets import load_scene
+from gs_lift.distributed import from_rank_zero, rank_zero, world
 from gs_lift.edits import Edits, read_edits, splat_digest
 from gs_lift.errors import ConfigError, RunError, SplatError
 from gs_lift.evaluation import Scores, evaluate_by, panoptic, views_of_instances, weight_in_views
 from gs_lift.files import write_atomic, write_text_atomic
 from gs_lift.fitting import fit
 from gs_lift.gaussians import Gaussians
+from gs_lift.lanes import check_batches
 from gs_lift.lifting import lift
 from gs_lift.lifting.views import check_segments
 from gs_lift.points import initial_points
@@ -102,16 +104,25 @@ def fit_run(
 ) -> Run:
     """Fit a scene (or take `splat`), lift its segments, and leave both in the run folder, `runs/<scene>` by default.
 
-    Raises SceneError, SplatError, ConfigError or RunError before any old result is touched.
+    Inside `distributed.joined` all processes call it alike and share the work. The first one alone has a run folder and
+    writes; the scene has to be readable by all.
+
+    Raises SceneError, SplatError, ConfigError or RunError before any old result is touched; later WorldError, where
+    processes lose each other: the same call goes on.
     """
     reporter = reporter or SilentReporter()
     config = config.resolved()
+    check_batches(**({} if splat else {"fit": config.fit.batch}), lift=config.lift.batch)
     scene = load_scene(scene_path, config.data)
+    folder = folder or Path("runs") / scene.name
+    if not rank_zero():
+        _help(scene, config, reporter)
+        return Run(folder)
     segments = check_segments(scene)
     splat = find_splat(splat) if splat else None
     given = _given_splat(splat, scene, config) if splat else None
     run = start_run(
-        folder or Path("runs") / scene.name,
+        folder,
         scene.name,
         scene_path.resolve(),
         splat.resolve() if splat else None,
@@ -128,10 +139,41 @@ def fit_run(
     if given is not None:
         if not run.done("fit"):
             ply.write_splat(run.result("fit"), given)
+        from_rank_zero(None)
     else:
         _fit_stage(run, scene, config, reporter, watcher)
     _lift_stage(run, scene, config, reporter)
     return run
+
+
+def _help(scene: Scene, config: Config, reporter: Reporter) -> None:
+    """What the processes after the first do: they take part in what it has to do, and write nothing.
+
+    For each stage they get what it starts from, or None where there is nothing to do.
+    """
+    start: tuple[torch.Tensor, torch.Tensor] | None = from_rank_zero(None)
+    if start is not None:
+        points, colors = start
+        with reporter.stage("fit", config.fit.steps) as on_step:
+            fit(
+                replace(scene, points=points, colors=colors),
+                config.fit,
+                backend=config.backend,
+                device=config.device,
+                seed=config.seed,
+                on_step=on_step,
+            )
+    gaussians: Gaussians | None = from_rank_zero(None)
+    if gaussians is not None:
+        with reporter.stage("lift", config.lift.steps) as on_step:
+            lift(
+                scene,
+                gaussians.to(config.device),
+                config.lift,
+                backend=config.backend,
+                seed=config.seed,
+                on_step=on_step,
+            )
 
 
 def _settings(run: Run, scene: Scene, config: Config) -> dict[str, str]:
@@ -147,7 +189,8 @@ def _settings(run: Run, scene: Scene, config: Config) -> dict[str, str]:
         + (" ..." if len(things) > 6 else ""),
         "splat": str(run.record["splat"] or f"fitted in {config.fit.steps} steps, {config.fit.strategy}"),
         "lifting": f"{config.lift.method}, {config.lift.steps} steps",
-        "backend": f"{config.backend} on {config.device}, {kernel_threads()} threads",
+        "backend": f"{config.backend} on {config.device}, {kernel_threads()} threads"
+        + (f" in each of {world().size} processes" if world().size > 1 else ""),
         "seed": str(config.seed),
         "run": str(run.folder),
     }
@@ -184,8 +227,9 @@ def _timed(run: Run, stage: str, total: int | None, reporter: Reporter) -> Itera
 def _fit_stage(run: Run, scene: Scene, config: Config, reporter: Reporter, watcher: Watcher | None) -> None:
     if run.done("fit"):
         reporter.say(f"fit: done before ({run.result('fit')})")
+        from_rank_zero(None)
         return
-    points, colors = _starting_points(run, scene, config, reporter)
+    points, colors = from_rank_zero(_starting_points(run, scene, config, reporter))
     scene = replace(scene, points=points, colors=colors)
     if watcher is not None:
         watcher.begin(scene)
@@ -222,9 +266,10 @@ def _starting_points(
 def _lift_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> None:
     if run.done("lift"):
         reporter.say(f"lift: done before ({run.result('lift')})")
+        from_rank_zero(None)
         return
     # From the file, not from memory: a resumed run and an uninterrupted one start from the same numbers.
-    gaussians = ply.read_splat(run.result("fit")).to(config.device)
+    gaussians = from_rank_zero(ply.read_splat(run.result("fit"))).to(config.device)
     with _timed(run, "lift", config.lift.steps, reporter) as on_step:
         checkpoints = Checkpoints(run.checkpoints("lift"), config.checkpoint_every)
         embeddings = lift(

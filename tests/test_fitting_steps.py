@@ -1,13 +1,26 @@
 """The fused step is the step that autograd takes: the same loss, gradients, moments and parameters, to rounding."""
 
+import dataclasses
+import math
+
 import pytest
 import torch
 from random_data import random_camera, random_gaussians
 from torch import Tensor
 
 from gs_lift import _native
+from gs_lift.fitting.batches import BatchStep
 from gs_lift.fitting.optimizer import RowAdam
-from gs_lift.fitting.steps import AutogradStep, FusedStep, Optimizers, Parameters, Shot, Step, step_for
+from gs_lift.fitting.steps import (
+    AutogradStep,
+    FusedStep,
+    Optimizers,
+    Parameters,
+    Shot,
+    Step,
+    image_gradients,
+    step_for,
+)
 
 WIDTH, HEIGHT = 45, 38
 RATES = {"means": 1e-3, "quats": 1e-3, "scales": 5e-3, "opacities": 5e-2, "sh": 1e-4}
@@ -149,3 +162,55 @@ def test_the_number_of_gaussians_may_change_between_steps() -> None:
 def test_only_the_cpu_has_a_fused_step() -> None:
     assert isinstance(step_for("cpu", torch.device("cpu"), False), FusedStep)
     assert isinstance(step_for("reference", torch.device("cpu"), False), AutogradStep)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_step_of_a_batch_goes_down_the_mean_gradient_of_its_views(sparse: bool) -> None:
+    seeds, ends = (3, 4, 5), []
+    for single in (FusedStep(), AutogradStep("reference")):
+        parameters, optimizers = start(2)
+        batch = BatchStep(single, len(seeds), sparse)
+        loss = batch.loss(parameters, [shot(seed, 2) for seed in seeds], 0.2, True)
+        info = batch.descend(parameters, optimizers, penalty_of(parameters))
+        ends.append((loss, optimizers, info["pull"]))
+    (ours, theirs), (one, other) = ([end[1] for end in ends], [end[2] for end in ends])
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-5)
+    for name in ours:
+        close(name, ours[name].moments["exp_avg"], theirs[name].moments["exp_avg"])
+    close("pull", one[0], other[0])
+    assert torch.equal(one[1], other[1])
+
+    # By hand, of what every pixel sees: sum up, divide by three.
+    parameters, _ = start(2)
+    losses, total, pull = 0.0, torch.zeros(300), torch.zeros(300)
+    step = AutogradStep("reference")
+    for seed in seeds:
+        losses += step.loss(parameters, shot(seed, 2), 0.2, True)
+        gradients, info = step.gradient(parameters)
+        total += gradients["opacities"]
+        pull += image_gradients(info, True)[0]
+    assert ends[1][0] == pytest.approx(losses / 3)
+    more = torch.autograd.grad(penalty_of(parameters), parameters["opacities"])[0]
+    seen = total != 0
+    wanted = total / 3 + (torch.where(seen, more, 0.0) if sparse else more)
+    close("opacities", theirs["opacities"].moments["exp_avg"], 0.1 * wanted)
+    close("pull", other[0], pull)
+
+
+def test_the_gradient_of_a_fused_step_changes_no_parameter() -> None:
+    parameters, _ = start(1)
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    step = FusedStep()
+    step.loss(parameters, shot(3, 1), 0.2, False)
+    step.gradient(parameters)
+    for name, parameter in parameters.items():
+        assert torch.equal(parameter, before[name]), name
+
+
+def test_a_photo_that_is_not_a_number_is_the_loss_of_its_batch_and_moves_nothing() -> None:
+    parameters, _ = start(1)
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    broken = dataclasses.replace(shot(4, 1), image=torch.full((HEIGHT, WIDTH, 3), math.nan))
+    assert math.isnan(BatchStep(FusedStep(), 2, True).loss(parameters, [broken, shot(3, 1)], 0.2, False))
+    for name, parameter in parameters.items():
+        assert torch.equal(parameter, before[name]), name

@@ -22,8 +22,8 @@ LAYERS = [
         "workers",
         "_native",
     },
-    {"segmentation", "gaussians"},
-    {"scene", "ply"},
+    {"distributed", "segmentation", "gaussians"},
+    {"lanes", "scene", "ply"},
     {
         "datasets",
         "points",

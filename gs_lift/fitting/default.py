@@ -10,7 +10,7 @@ from gsplat.strategy.ops import reset_opa
 from torch import Tensor
 
 from gs_lift.fitting.settings import FitConfig
-from gs_lift.fitting.steps import Optimizers, Parameters
+from gs_lift.fitting.steps import Optimizers, Parameters, image_gradients
 from gs_lift.fitting.strategies import Moment, State, global_seed
 from gs_lift.seeds import Purpose, seed_of
 
@@ -80,14 +80,11 @@ class _Capped(DefaultStrategy):
         self, params: Parameters, state: State, info: dict[str, Any], packed: bool = False
     ) -> None:
         # As gsplat's for one camera, without gathering the visible: 0.4 ms instead of 2.3 for 60k Gaussians.
-        means2d, radii = info["means2d"], info["radii"][0]
-        gradients = (means2d.absgrad if self.absgrad else means2d.grad)[0]
-        visible = (radii[:, 0] > 0) & (radii[:, 1] > 0)
+        pull, views = info["pull"] if "pull" in info else image_gradients(info, self.absgrad)
         if state["grad2d"] is None:
-            state["grad2d"], state["count"] = (gradients.new_zeros(len(gradients)) for _ in range(2))
-        x, y = gradients[:, 0] * (info["width"] / 2), gradients[:, 1] * (info["height"] / 2)
-        state["grad2d"] += torch.hypot(x, y) * visible
-        state["count"] += visible
+            state["grad2d"], state["count"] = (pull.new_zeros(len(pull)) for _ in range(2))
+        state["grad2d"] += pull
+        state["count"] += views
 
     @torch.no_grad()
     def _grow_gs(

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gs_lift.threads import kernel_threads
@@ -59,6 +59,18 @@ class RowAdam:
         return (*tensors, moments["step"], self.lr, self.head, self.head_lr)
 
     @torch.no_grad()
+    def step_rows(self, rows: Int[Tensor, "M"], gradient: Float[Tensor, "M ..."]) -> None:
+        """One step of these rows down their gradient; the others and their moments stay as they are."""
+        parameter, moments = self.parameter, self.moments
+        moments["step"] += 1
+        tables = [parameter.data, moments["exp_avg"], moments["exp_avg_sq"]]
+        taken = [table[rows].view(len(rows), -1) for table in tables]
+        value, mean, square = taken
+        self._step_of(value, gradient.reshape(value.shape).contiguous(), mean, square, moments["step"])
+        for table, updated in zip(tables, taken, strict=True):
+            table[rows] = updated.view(len(rows), *table.shape[1:])
+
+    @torch.no_grad()
     def step(self, rows: Int[Tensor, "M"] | None = None) -> None:
         """One step down the parameter's gradient, which is dropped; nothing happens if there is none.
 
@@ -76,14 +88,19 @@ class RowAdam:
             self._step_in_torch(taken[0], gradient[rows], taken[1], taken[2], moments["step"])
             for tensor, updated in zip((value, mean, square), taken, strict=True):
                 tensor[rows] = updated
-        elif parameter.device.type == "cpu":
+        else:
+            self._step_of(value, gradient, mean, square, moments["step"])
+        parameter.grad = None
+
+    def _step_of(self, value: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: int) -> None:
+        """In place, by the fastest way of the device."""
+        if value.device.type == "cpu":
             from gs_lift import _native
 
             settings = (self.lr, self.head_lr, self.head, *self.betas, self.eps, kernel_threads())
-            _native.adam(value, gradient, mean, square, moments["step"], *settings)
+            _native.adam(value, gradient, mean, square, step, *settings)
         else:
-            self._step_in_torch(value, gradient, mean, square, moments["step"])
-        parameter.grad = None
+            self._step_in_torch(value, gradient, mean, square, step)
 
     def _step_in_torch(
         self, value: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: int

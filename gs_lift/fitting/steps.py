@@ -1,13 +1,14 @@
 """One step of the photometric fit, in two ways: through autograd with any rasterizer, or fused for the CPU.
 
-Both have two parts, so that a loss which is not a number stops the fit before anything has changed.
+Both have two parts, so that a loss which is not a number stops the fit before anything has changed. The second is
+either the whole step down, or the gradient alone, for a step of several views (see batches.py).
 """
 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gs_lift.fitting.losses import photometric_loss
@@ -49,6 +50,9 @@ class Step(Protocol):
         radii [1 N 2], width, height, n_cameras, and means2d [1 N 2] with its `grad`, and `absgrad` where wanted.
         """
 
+    def gradient(self, parameters: Parameters) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """In place of `descend`: the gradient by each parameter, good until the next loss, and what that returns."""
+
 
 class AutogradStep:
     """With the rasterizer of any backend. sparse: leave out the Gaussians that are not visible."""
@@ -88,6 +92,15 @@ class AutogradStep:
         del self._loss, self._info
         return info
 
+    def gradient(self, parameters: Parameters) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        self._loss.backward()
+        info, gradients = self._info, {}
+        for name, parameter in parameters.items():
+            gradients[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = None
+        del self._loss, self._info
+        return gradients, info
+
 
 class FusedStep:
     """With the native kernels of the CPU, from the parameters to the parameters; its memory is kept between steps.
@@ -105,6 +118,8 @@ class FusedStep:
         self.sparse = sparse
         self._native = _native.FitStep()
         self._radii = torch.empty(0, 2, dtype=torch.int32)
+        self._first: list[Tensor] = []
+        self._second: list[Tensor] = []
 
     def seconds(self) -> dict[str, float]:
         """Wall-clock seconds by part of the step, summed over all steps so far."""
@@ -137,14 +152,30 @@ class FusedStep:
         if penalty is not None:
             extra = torch.autograd.grad(penalty, [parameters["scales"], parameters["opacities"]])
         chosen = [optimizers[name] for name in self.NAMES]
+        learners = [optimizer.advance() for optimizer in chosen]
+        return self._update(learners, (*chosen[0].betas, chosen[0].eps), extra, self.sparse)
+
+    def gradient(self, parameters: Parameters) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        shapes = [parameters[name].shape for name in self.NAMES]
+        if [tensor.shape for tensor in self._first] != shapes:
+            self._first, self._second = ([torch.zeros(shape) for shape in shapes] for _ in range(2))
+        # Adam that forgets all leaves the gradient in its first moment; at a rate of 0 it moves nothing.
+        learners = []
+        for name, first, second in zip(self.NAMES, self._first, self._second, strict=True):
+            learners.append((parameters[name].detach(), first.zero_(), second, 1, 0.0, 0, 0.0))
+        info = self._update(learners, (0.0, 0.0, 1.0), (None, None), sparse=True)
+        return dict(zip(self.NAMES, self._first, strict=True)), info
+
+    def _update(
+        self,
+        learners: list[tuple[Any, ...]],
+        betas_epsilon: tuple[float, float, float],
+        extra: tuple[Tensor | None, ...],
+        sparse: bool,
+    ) -> dict[str, Any]:
+        absolute = self._absolute if self._absgrad else None
         self._native.update(
-            [optimizer.advance() for optimizer in chosen],
-            (*chosen[0].betas, chosen[0].eps),
-            self._means2d,
-            self._absolute if self._absgrad else None,
-            *extra,
-            self.sparse,
-            kernel_threads(),
+            learners, betas_epsilon, self._means2d, absolute, *extra, sparse, kernel_threads()
         )
         # Its values are not kept: strategies read the gradients only.
         means2d: Any = torch.empty(1, len(self._radii), 2)
@@ -159,6 +190,15 @@ class FusedStep:
             "height": height,
             "n_cameras": 1,
         }
+
+
+def image_gradients(info: dict[str, Any], absgrad: bool) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
+    """Of one view: how strongly each Gaussian is pulled in the image (screen = -1..1), and whether it is visible."""
+    means2d, radii = info["means2d"], info["radii"][0]
+    gradients = (means2d.absgrad if absgrad else means2d.grad)[0]
+    visible = (radii[:, 0] > 0) & (radii[:, 1] > 0)
+    x, y = gradients[:, 0] * (info["width"] / 2), gradients[:, 1] * (info["height"] / 2)
+    return torch.hypot(x, y) * visible, visible
 
 
 def step_for(backend: str, device: torch.device, sparse: bool) -> Step:

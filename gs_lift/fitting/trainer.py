@@ -1,4 +1,4 @@
-"""The photometric fit: one photo a step, L1 + SSIM, Adam, and a strategy that adds and removes Gaussians."""
+"""The photometric fit: one photo a step or a few, L1 + SSIM, Adam, and a strategy that adds and removes Gaussians."""
 
 import logging
 import math
@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from gs_lift.checkpoint import Checkpoints
+from gs_lift.distributed import (
+    CHECK_EVERY,
+    asked_to_stop,
+    check_same,
+    from_rank_zero,
+    rank_zero,
+    wait_for_all,
+)
 from gs_lift.errors import GsLiftError, SceneError, pick
+from gs_lift.fitting.batches import BatchStep
 from gs_lift.fitting.losses import photometric_loss
 from gs_lift.fitting.optimizer import RowAdam
 from gs_lift.fitting.photos import Photos
@@ -19,6 +28,7 @@ from gs_lift.fitting.steps import Optimizers, Parameters, Shot, Step, step_for
 from gs_lift.fitting.strategies import STRATEGIES, Moment, State, Strategy
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import spatial_order
+from gs_lift.lanes import Lanes, check_batches
 from gs_lift.metrics import psnr
 from gs_lift.progress import OnStep
 from gs_lift.rendering import render
@@ -97,8 +107,12 @@ def fit(
     `evaluate_every` steps, "psnr" and "ssim" on the test views; if it raises KeyboardInterrupt, the state is saved
     first. `on_gaussians(step, make)` may look at the Gaussians of each step, before on_step: `make()` gives them.
 
-    Raises SceneError for a scene without points or photos, ConfigError for a value out of range, GsLiftError if the
-    loss stops being a number.
+    Inside `distributed.joined` all processes call it with the same scene and settings, and get the same Gaussians; each
+    reads the photos of its own lanes. The first one's `checkpoints` count, and it alone looks at test views. A
+    KeyboardInterrupt of any stops all. On as many processes the bytes are the same again; on others, close.
+
+    Raises SceneError for a scene without points or photos, ConfigError for a value out of range or more processes than
+    `config.batch`, GsLiftError if the loss stops being a number, WorldError where processes lose each other.
     """
     config = config or FitConfig()
     make_strategy = pick(STRATEGIES, config.strategy, "fit.strategy")
@@ -107,27 +121,30 @@ def fit(
     extent = scene.extent
     strategy = make_strategy(config, extent)
     photos = Photos(scene.train, torch.device(device))
-    latest = checkpoints.latest() if checkpoints else None
+    check_batches(fit=config.batch)
+    lanes = Lanes(min(config.batch, len(photos)), seed)
+    latest = from_rank_zero(checkpoints.latest() if checkpoints and rank_zero() else None)
     if latest is None:
         training = _start(scene, config, strategy, photos.device, seed)
     else:
         training = _resume(*latest, scene, config, photos.device)
-    taking = step_for(backend, photos.device, config.sparse_adam)
+    single = step_for(backend, photos.device, config.sparse_adam)
+    taking = BatchStep(single, lanes.count, config.sparse_adam) if config.batch > 1 else single
     for step in range(training.step + 1, config.steps + 1):
-        figures = _one_step(training, photos, strategy, extent, config, taking, seed)
-        if config.evaluate_every and step % config.evaluate_every == 0 and scene.test:
+        figures = _one_step(training, photos, lanes, strategy, extent, config, taking)
+        if step % CHECK_EVERY == 0 or step == config.steps:
+            check_same(f"step {step} of the fit", training.parameters.values())
+        if config.evaluate_every and step % config.evaluate_every == 0 and scene.test and rank_zero():
             figures |= _held_out(training, scene, backend)
         if checkpoints and checkpoints.due(step):
             checkpoints.save(step, training.saved())
         if on_gaussians:
             on_gaussians(step, lambda: training.gaussians(config.sh_degree).detach())
-        if on_step:
-            try:
-                on_step(step, figures)
-            except KeyboardInterrupt:
-                if checkpoints and not checkpoints.due(step):
-                    checkpoints.save(step, training.saved())
-                raise
+        if asked_to_stop(on_step, step, figures):
+            if checkpoints and not checkpoints.due(step):
+                checkpoints.save(step, training.saved())
+            wait_for_all()
+            raise KeyboardInterrupt
     return _finite(training.gaussians(config.sh_degree))
 
 
@@ -194,7 +211,13 @@ def _on(state: State, device: torch.device) -> State:
 
 def _optimizers(parameters: Parameters, config: FitConfig) -> Optimizers:
     return {
-        name: RowAdam(parameter, _rates(config)[name], head=3 * (name == "sh"), head_lr=config.sh0_lr)
+        name: RowAdam(
+            parameter,
+            _rates(config)[name],
+            head=3 * (name == "sh"),
+            head_lr=config.sh0_lr,
+            betas=(0.9**config.batch, 0.999**config.batch),  # what is remembered is as many photos
+        )
         for name, parameter in parameters.items()
     }
 
@@ -213,37 +236,34 @@ def _rates(config: FitConfig) -> dict[str, float]:
 def _one_step(
     training: Training,
     photos: Photos,
+    lanes: Lanes,
     strategy: Strategy,
     extent: float,
     config: FitConfig,
-    taking: Step,
-    seed: int,
+    taking: Step | BatchStep,
 ) -> dict[str, float]:
-    """Render one photo's view, step down the loss, let the strategy work."""
+    """Render the photos' views, step down the loss, let the strategy work."""
     step = training.step + 1
     parameters, optimizers = training.parameters, training.optimizers
     if step % config.sh_every == 0 and training.sh_degree < config.sh_degree:
         _raise_degree(training)
-    index = _view_order((step - 1) // len(photos), len(photos), seed)[(step - 1) % len(photos)]
-    shrink = 2 if step <= config.coarse_until * config.steps else 1
-    shot = Shot(
-        photos.camera(index, shrink),
-        photos.image(index, shrink),
-        _background(config, seed, step).to(photos.device),
-        training.sh_degree,
-    )
-    value = taking.loss(parameters, shot, config.ssim_weight, strategy.absgrad)
+    shots = [_shot(training, photos, lanes, lane, step, config) for lane in lanes.own]
+    if isinstance(taking, BatchStep):
+        value = taking.loss(parameters, shots, config.ssim_weight, strategy.absgrad)
+    else:
+        value = taking.loss(parameters, shots[0], config.ssim_weight, strategy.absgrad)
     if not math.isfinite(value):
         raise GsLiftError(
             f"step {step}: the loss is {value}; lower the learning rates (fit.*_lr) or look for broken photos and poses"
         )
-    means_lr = extent * config.means_lr * config.means_lr_end ** (step / config.steps)
-    decay = config.lr_end ** max(0.0, 1 - (1 - step / config.steps) / SETTLING)
+    faster = math.sqrt(config.batch)
+    means_lr = faster * extent * config.means_lr * config.means_lr_end ** (step / config.steps)
+    decay = faster * config.lr_end ** max(0.0, 1 - (1 - step / config.steps) / SETTLING)
     for name, rate in _rates(config).items():
         optimizers[name].lr = means_lr if name == "means" else rate * decay
     optimizers["sh"].head_lr = config.sh0_lr * decay
     info = taking.descend(parameters, optimizers, strategy.penalty(parameters))
-    strategy.after_step(parameters, optimizers, training.strategy, info, Moment(step, means_lr, seed))
+    strategy.after_step(parameters, optimizers, training.strategy, info, Moment(step, means_lr, lanes.seed))
     if len(training) == 0:
         raise GsLiftError(
             f"step {step}: no Gaussian is left; lower fit.prune_opacity or the learning rates (fit.*_lr)"
@@ -252,16 +272,18 @@ def _one_step(
     return {"loss": value, "gaussians": float(len(training))}
 
 
-def _view_order(epoch: int, count: int, seed: int) -> list[int]:
-    """The order of the views in one pass over all of them."""
-    generator = torch.Generator().manual_seed(seed_of(seed, Purpose.FIT_ORDER, epoch))
-    return torch.randperm(count, generator=generator).tolist()
+def _shot(training: Training, photos: Photos, lanes: Lanes, lane: int, step: int, config: FitConfig) -> Shot:
+    """What `step` learns from in a lane."""
+    index = lane + lanes.count * lanes.turn(lane, step, lanes.size(lane, len(photos)), Purpose.FIT_ORDER)
+    shrink = 2 if step <= config.coarse_until * config.steps else 1
+    background = _background(config, lanes.seed, lanes.draw(lane, step)).to(photos.device)
+    return Shot(photos.camera(index, shrink), photos.image(index, shrink), background, training.sh_degree)
 
 
-def _background(config: FitConfig, seed: int, step: int) -> Tensor:
+def _background(config: FitConfig, seed: int, draw: int) -> Tensor:
     if config.background == "random":
         return torch.rand(
-            3, generator=torch.Generator().manual_seed(seed_of(seed, Purpose.FIT_BACKGROUND, step))
+            3, generator=torch.Generator().manual_seed(seed_of(seed, Purpose.FIT_BACKGROUND, draw))
         )
     return torch.full((3,), 1.0 if config.background == "white" else 0.0)
 

@@ -21,14 +21,14 @@ class EvidenceOfViews:
     """Gathers Evidence view by view; at the end nothing has to be rendered again."""
 
     classes: Classes
-    _views: list[int] = field(default_factory=list)
-    _kinds: list[int] = field(default_factory=list)
-    _regions: list[scipy.sparse.csr_array] = field(default_factory=list)
+    _kinds: dict[int, list[int]] = field(default_factory=dict)
+    _regions: dict[int, scipy.sparse.csr_array] = field(default_factory=dict)
 
     def add(
         self, view: int, weights: Weights, things: ThingPixels, labelled: LabelledPixels, scale: float
     ) -> None:
-        """Regions of view number `view`, of whose pixels `weights` holds one in `scale`."""
+        """Regions of a view, of whose pixels `weights` holds one in `scale`. view: any number, ascending ones are those
+        of the result, which has no gaps."""
         region, kinds = self._regions_of(len(weights), things, labelled)
         blend = scipy.sparse.csr_array(
             (weights.values.float().numpy(), weights.indices.numpy(), weights.indptr.numpy()),
@@ -42,9 +42,13 @@ class EvidenceOfViews:
         covered.data[covered.data < FAINT] = 0
         covered.eliminate_zeros()
         covered.sort_indices()
-        self._views += [view] * len(kinds)
-        self._kinds += kinds
-        self._regions.append(covered.astype(np.float32))
+        self._kinds[view] = kinds
+        self._regions[view] = covered.astype(np.float32)
+
+    def take(self, other: "EvidenceOfViews") -> None:
+        """Add the views that another has gathered."""
+        self._kinds |= other._kinds
+        self._regions |= other._regions
 
     def _regions_of(
         self, count: int, things: ThingPixels, labelled: LabelledPixels
@@ -65,13 +69,16 @@ class EvidenceOfViews:
 
     def result(self, order: Int[Tensor, "N"]) -> Evidence:
         """All that was added; column g of what was added is Gaussian order[g]."""
-        stacked = scipy.sparse.vstack(self._regions, format="csr")
+        views = sorted(self._regions)
+        stacked = scipy.sparse.vstack([self._regions[view] for view in views], format="csr")
         indices = order.cpu().numpy()[stacked.indices]
         placed = scipy.sparse.csr_array((stacked.data, indices, stacked.indptr), shape=stacked.shape)
         placed.sort_indices()
         return Evidence(
-            view=torch.tensor(self._views, dtype=torch.int32),
-            kind=torch.tensor(self._kinds, dtype=torch.int8),
+            view=torch.tensor(
+                [number for number, view in enumerate(views) for _ in self._kinds[view]], dtype=torch.int32
+            ),
+            kind=torch.tensor([kind for view in views for kind in self._kinds[view]], dtype=torch.int8),
             indptr=torch.from_numpy(placed.indptr.astype(np.int64)),
             indices=torch.from_numpy(placed.indices.astype(np.int32)),
             # 65504 is float16's largest: a Gaussian that fills a photo of 40 megapixels has more.

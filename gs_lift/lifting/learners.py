@@ -1,10 +1,13 @@
 """What is learnt in a step: instance embeddings, in one of several ways, and classes.
 
-A learner holds all that changes from step to step; its tensors are what a checkpoint holds.
+A learner holds all that changes from step to step; its tensors are what a checkpoint holds. It takes a whole step by
+one view (`learn`), or gives the gradient of each view of a batch (`gradient`) and then steps down their mean
+(`descend`): the rows of a table that some pixel sees, other rows have none.
 """
 
+import math
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.optimize
@@ -28,9 +31,19 @@ BETAS = 0.9, 0.999
 EPSILON = 1e-8
 
 
+Part = tuple[Any, Int[Tensor, "R"], Float[Tensor, "R W"]]
+"""Of one view: its losses, the rows that it touches, ascending, and the gradient by them."""
+
+
 @runtime_checkable
 class InstanceLearner(Protocol):
-    """Learns the instance embeddings."""
+    """Learns the instance embeddings.
+
+    shape: rows and columns of the table that has gradients. losses: the names of those that are reported.
+    """
+
+    shape: tuple[int, int]
+    losses: tuple[str, ...]
 
     def learn(
         self, step: int, view: TrainingView, things: Int[Tensor, "B"], weights: PickedRows
@@ -39,6 +52,14 @@ class InstanceLearner(Protocol):
 
         weights: W's rows of those pixels.
         """
+        ...
+
+    def gradient(self, step: int, view: TrainingView, things: Int[Tensor, "B"], weights: PickedRows) -> Part:
+        """What `learn` would step down, and the losses by name; nothing changes."""
+        ...
+
+    def descend(self, step: int, rows: Int[Tensor, "R"], gradient: Float[Tensor, "R W"]) -> None:
+        """Step number `step` down a gradient by these rows."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
@@ -66,8 +87,8 @@ class TableLearner:
 
         The authors start slow independently of fast; at a momentum of 0.9 either is forgotten after some 40 steps.
         """
-        shape = (len(gaussians), config.dimensions)
-        self.config = config
+        self.shape = shape = (len(gaussians), config.dimensions)
+        self.config, self.losses = config, config.losses.used
         self.fast = torch.randn(shape, generator=_start(seed)) * config.initial_spread
         self.first, self.second, self.slow = torch.zeros(shape), torch.zeros(shape), self.fast.clone()
         self.neighbours = nearest(gaussians.means, config.neighbours) if config.pull > 0 else None
@@ -91,14 +112,33 @@ class TableLearner:
             *weights.arrays(),
             gradient.contiguous().numpy(),
             *_arrays(self.fast, self.first, self.second, self._received),
-            *_adam(step, config.rate_at(step, config.learning_rate)),
+            *_adam(step, config, config.learning_rate),
             kernel_threads(),
         )
+        self._smooth()
+        return {"loss": float(loss.detach()), **figures}
+
+    def gradient(self, step: int, view: TrainingView, things: Int[Tensor, "B"], weights: PickedRows) -> Part:
+        seen, rows = weights.seen()
+        fast = rows.blend(self.fast[seen]).requires_grad_()
+        slow = rows.blend(self.slow[seen])
+        segment, confidence = view.things.segment[things], view.things.confidence[things]
+        loss, figures = instance_loss(fast, slow, segment, confidence, self.config.losses)
+        (gradient,) = torch.autograd.grad(loss, fast)
+        return {"loss": float(loss.detach()), **figures}, seen, rows.blend_transposed(gradient)
+
+    def descend(self, step: int, rows: Int[Tensor, "R"], gradient: Float[Tensor, "R W"]) -> None:
+        config = self.config
+        _native.lifting_follow(self.slow.numpy(), self.fast.numpy(), config.momentum, kernel_threads())
+        tables = _arrays(self.fast, self.first, self.second, rows, gradient)
+        _native.lifting_adam_rows(*tables, *_adam(step, config, config.learning_rate))
+        self._smooth()
+
+    def _smooth(self) -> None:
         if self.neighbours is not None:
-            smoothed = smooth(self.fast, self.neighbours, config.pull, out=self._spare)
+            smoothed = smooth(self.fast, self.neighbours, self.config.pull, out=self._spare)
             # Swapped, not made anew: the first touch of fresh memory takes as long as the smoothing.
             self.fast, self._spare = smoothed, self.fast
-        return {"loss": float(loss.detach()), **figures}
 
     def tensors(self) -> dict[str, Tensor]:
         return {"fast": self.fast, "fast_first": self.first, "fast_second": self.second, "slow": self.slow}
@@ -111,27 +151,43 @@ class NetworkLearner:
     """By contrast, with networks of the centre in place of tables."""
 
     def __init__(self, gaussians: Gaussians, config: LiftConfig, seed: int) -> None:
-        self.config = config
+        self.config, self.losses = config, config.losses.used
         self.network = CentreNetwork(gaussians.means, config.dimensions, _start(seed))
+        self.shape = (1, sum(tensor.numel() for tensor in self.network.fast))
 
     def learn(
         self, step: int, view: TrainingView, things: Int[Tensor, "B"], weights: PickedRows
     ) -> dict[str, float]:
-        config, network = self.config, self.network
+        figures, rows, gradient = self.gradient(step, view, things, weights)
+        self.descend(step, rows, gradient)
+        return figures
+
+    def gradient(self, step: int, view: TrainingView, things: Int[Tensor, "B"], weights: PickedRows) -> Part:
+        """One row: the network's parameters one after the other."""
+        network = self.network
         seen, rows = weights.seen()
         for parameter in network.fast:
             parameter.requires_grad_()
         fast = rows.blend(network.embeddings(network.fast, seen))
         with torch.no_grad():
             slow = rows.blend(network.embeddings(network.slow, seen))
-            network.follow(config.momentum)
         segment, confidence = view.things.segment[things], view.things.confidence[things]
-        loss, figures = instance_loss(fast, slow, segment, confidence, config.losses)
+        loss, figures = instance_loss(fast, slow, segment, confidence, self.config.losses)
         gradients = torch.autograd.grad(loss, network.fast)
         for parameter in network.fast:
             parameter.requires_grad_(False)
-        network.step(gradients, step, config.rate_at(step, RATE), BETAS)
-        return {"loss": float(loss.detach()), **figures}
+        row = torch.cat([gradient.flatten() for gradient in gradients])[None]
+        return {"loss": float(loss.detach()), **figures}, torch.zeros(1, dtype=torch.int64), row
+
+    def descend(self, step: int, rows: Int[Tensor, "R"], gradient: Float[Tensor, "R W"]) -> None:
+        network, config = self.network, self.config
+        network.follow(config.momentum)
+        pieces = gradient[0].split([tensor.numel() for tensor in network.fast])
+        gradients = tuple(
+            piece.view(tensor.shape) for piece, tensor in zip(pieces, network.fast, strict=True)
+        )
+        _, rate, *betas, _ = _adam(step, config, RATE)
+        network.step(gradients, step, rate, (betas[0], betas[1]))
 
     def tensors(self) -> dict[str, Tensor]:
         return self.network.tensors()
@@ -149,14 +205,19 @@ class AssignmentLearner:
     """
 
     def __init__(self, gaussians: Gaussians, config: LiftConfig, seed: int) -> None:
-        shape = (len(gaussians), config.dimensions)
-        self.config = config
+        self.shape = shape = (len(gaussians), config.dimensions)
+        self.config, self.losses = config, tuple[str, ...]()
         self.logits = torch.randn(shape, generator=_start(seed)) * config.initial_spread
         self.first, self.second = torch.zeros(shape), torch.zeros(shape)
 
     def learn(
         self, step: int, view: TrainingView, things: Int[Tensor, "B"], weights: PickedRows
     ) -> dict[str, float]:
+        figures, rows, gradient = self.gradient(step, view, things, weights)
+        self.descend(step, rows, gradient)
+        return figures
+
+    def gradient(self, step: int, view: TrainingView, things: Int[Tensor, "B"], weights: PickedRows) -> Part:
         segment, confidence = view.things.segment[things], view.things.confidence[things]
         seen, rows = weights.seen()
         blended = rows.blend(self.logits[seen].softmax(dim=1))
@@ -174,11 +235,11 @@ class AssignmentLearner:
         kept = torch.nonzero(target[own] >= 0)[:, 0]
         picked = PickedRows(weights.weights, weights.index[kept])
         loss, touched, gradient = semantic_gradient(self.logits, picked, target[own][kept], confidence[kept])
-        rate = self.config.rate_at(step, self.config.learning_rate)
-        _native.lifting_adam_rows(
-            *_arrays(self.logits, self.first, self.second, touched, gradient), *_adam(step, rate)
-        )
-        return {"loss": loss}
+        return {"loss": loss}, touched, gradient
+
+    def descend(self, step: int, rows: Int[Tensor, "R"], gradient: Float[Tensor, "R W"]) -> None:
+        tables = _arrays(self.logits, self.first, self.second, rows, gradient)
+        _native.lifting_adam_rows(*tables, *_adam(step, self.config, self.config.learning_rate))
 
     def tensors(self) -> dict[str, Tensor]:
         return {"fast": self.logits, "fast_first": self.first, "fast_second": self.second}
@@ -192,12 +253,18 @@ class NoLearner:
     """Learns nothing: every Gaussian has the same embedding, and instances are made by the segments alone."""
 
     def __init__(self, gaussians: Gaussians, config: LiftConfig, seed: int) -> None:
-        self.count = len(gaussians)
+        self.count, self.shape, self.losses = len(gaussians), (0, 0), tuple[str, ...]()
 
     def learn(
         self, step: int, view: TrainingView, things: Int[Tensor, "B"], weights: PickedRows
     ) -> dict[str, float]:
         return {}
+
+    def gradient(self, step: int, view: TrainingView, things: Int[Tensor, "B"], weights: PickedRows) -> Part:
+        return {}, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 0)
+
+    def descend(self, step: int, rows: Int[Tensor, "R"], gradient: Float[Tensor, "R W"]) -> None:
+        """Nothing to step down."""
 
     def tensors(self) -> dict[str, Tensor]:
         return {}
@@ -235,6 +302,20 @@ class ClassLearner:
 
         of_labelled, of_things: rows of one W, of those pixels.
         """
+        loss, rows, gradient = self.gradient(step, view, labelled, of_labelled, things, of_things)
+        self.descend(step, rows, gradient)
+        return loss
+
+    def gradient(
+        self,
+        step: int,
+        view: TrainingView,
+        labelled: Int[Tensor, "B"],
+        of_labelled: PickedRows,
+        things: Int[Tensor, "T"],
+        of_things: PickedRows,
+    ) -> Part:
+        """What `learn` would step down, and the loss; nothing changes."""
         config, classes, weights = self.config, view.labelled.classes[labelled], of_labelled
         confidence = torch.where(self.is_thing[classes], config.thing_weight, 1.0)
         confidence = confidence * view.labelled.confidence[labelled]
@@ -247,12 +328,12 @@ class ClassLearner:
             confidence = torch.cat(
                 [confidence * len(weights) / len(labelled), doubt * len(weights) / len(things)]
             )
-        loss, seen, gradient = semantic_gradient(self.logits, weights, classes, confidence)
-        _native.lifting_adam_rows(
-            *_arrays(self.logits, self.first, self.second, seen, gradient),
-            *_adam(step, config.rate_at(step, config.semantic_rate)),
-        )
-        return loss
+        return semantic_gradient(self.logits, weights, classes, confidence)
+
+    def descend(self, step: int, rows: Int[Tensor, "R"], gradient: Float[Tensor, "R W"]) -> None:
+        """Step number `step` down a gradient by these rows."""
+        tables = _arrays(self.logits, self.first, self.second, rows, gradient)
+        _native.lifting_adam_rows(*tables, *_adam(step, self.config, self.config.semantic_rate))
 
     def _class_of_segments(self, segment: Int[Tensor, "T"], weights: PickedRows) -> Int[Tensor, "T"]:
         """Of each pixel the class of its segment by what was learnt: that of the greatest mean log probability."""
@@ -301,6 +382,7 @@ def _arrays(*tensors: Tensor) -> list[np.ndarray]:
     return [tensor.numpy() for tensor in tensors]
 
 
-def _adam(step: int, rate: float) -> tuple[int, float, float, float, float]:
-    """The native kernels' settings of Adam: step, learning rate, beta 1 and 2, epsilon."""
-    return step, rate, *BETAS, EPSILON
+def _adam(step: int, config: LiftConfig, first: float) -> tuple[int, float, float, float, float]:
+    """The native kernels' settings of Adam: step, learning rate (`first` at the start), beta 1 and 2, epsilon."""
+    rate = math.sqrt(config.batch) * config.rate_at(step, first)
+    return step, rate, BETAS[0] ** config.batch, BETAS[1] ** config.batch, EPSILON

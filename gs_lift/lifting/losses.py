@@ -124,6 +124,11 @@ class LossWeights:
     vanilla: float = 0.0
     """The paper's baseline without slow embeddings; to use it, set the other two to 0."""
 
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The names of those that are not left out."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name))
+
     def __post_init__(self) -> None:
         """Raises ConfigError for the first weight that is negative or not finite."""
         for name in (field.name for field in fields(self)):
@@ -140,10 +145,9 @@ def instance_loss(
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
     """The weighted sum of the losses, and the value of each that takes part."""
     total, values = fast.sum() * 0, {}
-    for name in (field.name for field in fields(weights)):
-        if weight := getattr(weights, name):
-            loss = LOSSES[name](fast, slow, segment, confidence)
-            total, values[name] = total + weight * loss, float(loss.detach())
+    for name in weights.used:
+        loss = LOSSES[name](fast, slow, segment, confidence)
+        total, values[name] = total + getattr(weights, name) * loss, float(loss.detach())
     return total, values
 
 

@@ -6,14 +6,26 @@ import torch
 from torch import Generator, Tensor
 
 from gs_lift.checkpoint import Checkpoints
-from gs_lift.errors import RunError
+from gs_lift.distributed import (
+    CHECK_EVERY,
+    RowSum,
+    all_reduce_rows,
+    asked_to_stop,
+    check_same,
+    from_rank_zero,
+    rank_zero,
+    wait_for_all,
+)
+from gs_lift.errors import RunError, SceneError
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import spatial_order
+from gs_lift.lanes import Lanes, check_batches
 from gs_lift.lifting.learners import ClassLearner, InstanceLearner, instance_learner
 from gs_lift.lifting.sampling import sample, sample_balanced
 from gs_lift.lifting.settings import LiftConfig
-from gs_lift.lifting.views import Blender, TrainingView, prepare
+from gs_lift.lifting.views import Blender, Prepared, TrainingView, prepare
 from gs_lift.progress import OnStep
+from gs_lift.rendering.weights import PickedRows
 from gs_lift.scene import Scene
 from gs_lift.seeds import Purpose, seed_of
 from gs_lift.segmentation import Embeddings
@@ -26,6 +38,10 @@ class _Learners:
 
     instances: InstanceLearner
     classes: ClassLearner
+
+    def __post_init__(self) -> None:
+        self.all: list[InstanceLearner | ClassLearner] = [self.instances, self.classes]
+        self.sums = [RowSum(*self.instances.shape), RowSum(*self.classes.logits.shape)]
 
     def tensors(self) -> dict[str, Tensor]:
         return self.instances.tensors() | self.classes.tensors()
@@ -50,17 +66,32 @@ def lift(
     on_step: called with (step, {"loss", "semantic", and each loss by name}) after every step, from 1 to config.steps;
     if it raises KeyboardInterrupt, the step's state is saved first.
 
+    Inside `distributed.joined` all processes call it with the same scene, Gaussians and settings; each reads the
+    segments and makes the weights of its own lanes. The first one's `checkpoints` count; it alone gets visibility and
+    evidence (elsewhere zeros and None). A KeyboardInterrupt of any stops all.
+
     Raises SceneError where no training view has segments or one has the wrong size, ConfigError for a value out of
-    range, RunError for a checkpoint of another number of Gaussians.
+    range or more processes than `config.batch`, RunError for a checkpoint of another number of Gaussians, WorldError
+    where processes lose each other.
     """
     config = config or LiftConfig()
+    check_batches(lift=config.batch)
+    if not scene.train:
+        raise SceneError(f"{scene.name}: no training views to lift from")
     gaussians = gaussians.detach()
     # Neighbours in space become neighbours in memory: smoothing is then 1.4 times as fast.
     order = spatial_order(gaussians.means)
     gaussians = gaussians.rows(order)
     blender = Blender(gaussians, backend, config.minimum_weight)
-    views, visibility, evidence = prepare(
-        scene, blender, pixels_per_view=config.pixels_per_view, budget_gb=config.memory_budget_gb, seed=seed
+    segmented = sum(view.segments is not None for view in scene.train)
+    lanes = Lanes(max(1, min(config.batch, segmented)), seed)
+    prepared = prepare(
+        scene,
+        blender,
+        lanes,
+        pixels_per_view=config.pixels_per_view,
+        budget_gb=config.memory_budget_gb,
+        seed=seed,
     )
     is_thing = torch.tensor(scene.classes.is_thing)
     learners = _Learners(
@@ -71,26 +102,32 @@ def lift(
     # where other programs want the cores too, rows of 4096 pixels took 11 ms on two threads and 3.4 on one.
     with torch_on_one_thread(kernels=1):
         for step in range(begun + 1, config.steps + 1):
-            figures = _take_step(step, learners, views, blender, config, seed)
+            if config.batch == 1:
+                figures = _take_step(step, learners, prepared, lanes, blender, config)
+            else:
+                figures = _take_batch_step(step, learners, prepared, lanes, blender, config)
+            if step % CHECK_EVERY == 0 or step == config.steps:
+                check_same(f"step {step} of lifting", learners.tensors().values())
             if checkpoints and checkpoints.due(step):
                 checkpoints.save(step, learners.tensors())
-            if on_step:
-                try:
-                    on_step(step, figures)
-                except KeyboardInterrupt:
-                    if checkpoints and not checkpoints.due(step):
-                        checkpoints.save(step, learners.tensors())
-                    raise
+            if asked_to_stop(on_step, step, figures):
+                if checkpoints and not checkpoints.due(step):
+                    checkpoints.save(step, learners.tensors())
+                wait_for_all()
+                raise KeyboardInterrupt
     place = torch.argsort(order.cpu())
     fast, slow = learners.instances.embeddings()
-    return Embeddings(
-        fast[place], slow[place], learners.classes.logits[place], visibility[place], evidence.result(order)
-    )
+    learnt = fast[place], slow[place], learners.classes.logits[place]
+    gathered = prepared.gathered()
+    if gathered is None:
+        return Embeddings(*learnt, torch.zeros(len(gaussians)))
+    visibility, evidence = gathered
+    return Embeddings(*learnt, visibility[place], evidence.result(order))
 
 
 def _resume(learners: _Learners, checkpoints: Checkpoints | None) -> int:
     """Put the newest checkpoint into the learners; the steps that it has behind it."""
-    latest = checkpoints.latest() if checkpoints else None
+    latest = from_rank_zero(checkpoints.latest() if checkpoints and rank_zero() else None)
     if latest is None:
         return 0
     step, saved = latest
@@ -103,25 +140,74 @@ def _resume(learners: _Learners, checkpoints: Checkpoints | None) -> int:
     return step
 
 
-def _take_step(
-    step: int, learners: _Learners, views: list[TrainingView], blender: Blender, config: LiftConfig, seed: int
-) -> dict[str, float]:
-    """One view: embeddings by its thing pixels, class logits by all its labelled pixels."""
-    epoch, place = divmod(step - 1, len(views))
-    order = torch.randperm(len(views), generator=_generator(seed, Purpose.LIFT_ORDER, epoch))
-    view = views[int(order[place])]
-    generator = _generator(seed, Purpose.LIFT_PIXELS, step)
+@dataclass(frozen=True)
+class _Taken:
+    """The view of one lane, and what a step takes of it: thing pixels and labelled pixels, and W's rows of each."""
+
+    view: TrainingView
+    things: Tensor
+    of_things: PickedRows
+    labelled: Tensor
+    of_labelled: PickedRows
+
+
+def _taken(
+    step: int, lane: int, prepared: Prepared, lanes: Lanes, blender: Blender, config: LiftConfig
+) -> _Taken | None:
+    """None where a lane has no view."""
+    views = prepared.views[lane]
+    if not views:
+        return None
+    view = views[lanes.turn(lane, step, len(views), Purpose.LIFT_ORDER)]
+    generator = Generator().manual_seed(seed_of(lanes.seed, Purpose.LIFT_PIXELS, lanes.draw(lane, step)))
     things = sample_balanced(view.things, config.pixels, config.balance, generator)
     labelled = sample(len(view.labelled), config.semantic_pixels, generator)
     picked = view.things.rows[things], view.labelled.rows[labelled]
     of_things, of_labelled = view.rows(picked, blender)
+    return _Taken(view, things, of_things, labelled, of_labelled)
+
+
+def _take_step(
+    step: int, learners: _Learners, prepared: Prepared, lanes: Lanes, blender: Blender, config: LiftConfig
+) -> dict[str, float]:
+    """One view: embeddings by its thing pixels, class logits by all its labelled pixels."""
+    taken = _taken(step, 0, prepared, lanes, blender, config)
+    assert taken is not None  # some view has a segment
+    view, things, labelled = taken.view, taken.things, taken.labelled
     figures = {"loss": 0.0, "semantic": 0.0}
     if len(things):
-        figures |= learners.instances.learn(step, view, things, of_things)
+        figures |= learners.instances.learn(step, view, things, taken.of_things)
     if len(labelled):
-        figures["semantic"] = learners.classes.learn(step, view, labelled, of_labelled, things, of_things)
+        figures["semantic"] = learners.classes.learn(
+            step, view, labelled, taken.of_labelled, things, taken.of_things
+        )
     return figures
 
 
-def _generator(seed: int, purpose: Purpose, count: int) -> Generator:
-    return Generator().manual_seed(seed_of(seed, purpose, count))
+def _take_batch_step(
+    step: int, learners: _Learners, prepared: Prepared, lanes: Lanes, blender: Blender, config: LiftConfig
+) -> dict[str, float]:
+    """As `_take_step`, down the mean gradient of one view of each lane, over all processes."""
+    sums = learners.sums
+    figures = dict.fromkeys(("loss", "semantic", *learners.instances.losses), 0.0)
+    for lane in lanes.own:
+        taken = _taken(step, lane, prepared, lanes, blender, config)
+        if taken is None:
+            continue
+        view, things, labelled = taken.view, taken.things, taken.labelled
+        if len(things):
+            more, *part = learners.instances.gradient(step, view, things, taken.of_things)
+            sums[0].add(*part)
+            figures |= {name: figures[name] + value for name, value in more.items()}
+        if len(labelled):
+            loss, *part = learners.classes.gradient(
+                step, view, labelled, taken.of_labelled, things, taken.of_things
+            )
+            sums[1].add(*part)
+            figures["semantic"] += loss
+    reduced = all_reduce_rows(sums, torch.tensor([*figures.values()]))
+    means = [(rows, (values / lanes.count).float()) for rows, values in reduced.rows]
+    for (rows, gradient), learner in zip(means, learners.all, strict=True):
+        if len(rows):
+            learner.descend(step, rows, gradient)
+    return dict(zip(figures, (reduced.figures / lanes.count).tolist(), strict=True))

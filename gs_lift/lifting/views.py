@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from gs_lift.distributed import any_of_all, to_rank_zero
 from gs_lift.errors import SceneError
 from gs_lift.gaussians import Gaussians
+from gs_lift.lanes import Lanes
 from gs_lift.lifting.evidence import EvidenceOfViews
 from gs_lift.lifting.sampling import LabelledPixels, ThingPixels, candidates, labelled_pixels, thing_pixels
 from gs_lift.rendering import blending_weights
@@ -57,26 +59,58 @@ class TrainingView:
         return [weights.pick(place) for place in places]
 
 
-def prepare(
-    scene: Scene, blender: Blender, *, pixels_per_view: int, budget_gb: float, seed: int
-) -> tuple[list[TrainingView], Float[Tensor, "N"], EvidenceOfViews]:
-    """The training views that have segments, the visibility of each Gaussian, and what the segments cover.
+@dataclass(frozen=True)
+class Prepared:
+    """What this process has of the training views: those of its lanes.
 
-    Visibility is the blending weight summed over all pixels of all training views; where a view has more pixels than
-    are used, their sum is scaled up. W stays in memory for the first views that fit into the budget.
+    views: of each of its lanes those with segments. visibility: of each of its lanes the blending weight of each
+    Gaussian summed over all pixels, in float64; where a view has more pixels than are used, scaled up.
     """
-    if not scene.train:
-        raise SceneError(f"{scene.name}: no training views to lift from")
-    visibility = torch.zeros(len(blender.gaussians), dtype=torch.float64)
-    views: list[TrainingView] = []
+
+    views: dict[int, list[TrainingView]]
+    visibility: dict[int, Float[Tensor, "N"]]
+    evidence: EvidenceOfViews
+
+    def gathered(self) -> tuple[Float[Tensor, "N"], EvidenceOfViews] | None:
+        """Of all processes, in the first one; None in the others. Lanes are added up in their order."""
+        parts = to_rank_zero((self.visibility, self.evidence))
+        if parts is None:
+            return None
+        by_lane: dict[int, Tensor] = {}
+        for visibility, evidence in parts:
+            by_lane |= visibility
+            if evidence is not self.evidence:
+                self.evidence.take(evidence)
+        total = by_lane[0].clone()
+        for lane in range(1, len(by_lane)):
+            total += by_lane[lane]
+        return total.float(), self.evidence
+
+
+def prepare(
+    scene: Scene, blender: Blender, lanes: Lanes, *, pixels_per_view: int, budget_gb: float, seed: int
+) -> Prepared:
+    """The views of this process's lanes, the visibility of each Gaussian, and what the segments cover.
+
+    Views with segments are numbered among themselves, and so are those without, which count for visibility only. W
+    stays in memory for the first views that fit into the budget, which is each process's own.
+    """
+    views: dict[int, list[TrainingView]] = {lane: [] for lane in lanes.own}
+    visibility = {lane: torch.zeros(len(blender.gaussians), dtype=torch.float64) for lane in lanes.own}
     used, evidence = 0.0, EvidenceOfViews(scene.classes)
+    seen = {True: 0, False: 0}
     for number, view in enumerate(scene.train):
+        place = seen[view.segments is None]
+        seen[view.segments is None] += 1
+        if not lanes.owns(place):
+            continue
+        lane = place % lanes.count
         generator = Generator().manual_seed(seed_of(seed, Purpose.LIFT_CANDIDATES, number))
         camera = view.camera
         pixels = candidates(camera.height, camera.width, pixels_per_view, generator)
         weights = blender(view, pixels)
         scale = camera.height * camera.width / len(pixels)
-        visibility += weights.totals() * scale
+        visibility[lane] += weights.totals() * scale
         if view.segments is None:
             continue
         segments = read_segments(view, len(scene.classes))
@@ -86,16 +120,17 @@ def prepare(
         things = thing_pixels(segments, pixels, scene.classes)
         labelled = labelled_pixels(segments, pixels)
         if len(things) or len(labelled):
-            evidence.add(len(views), weights, things, labelled, scale)
-            views.append(TrainingView(view, pixels, things, labelled, weights if fits else None))
-    cached = sum(view.weights is not None for view in views)
-    log.info("lifting from %d views, weights of %d cached: %.2f GB", len(views), cached, used / 1e9)
-    if not any(len(view.things) for view in views):
+            evidence.add(number, weights, things, labelled, scale)
+            views[lane].append(TrainingView(view, pixels, things, labelled, weights if fits else None))
+    mine = [view for own in views.values() for view in own]
+    cached = sum(view.weights is not None for view in mine)
+    log.info("lifting from %d views, weights of %d cached: %.2f GB", len(mine), cached, used / 1e9)
+    if not any_of_all(any(len(view.things) for view in mine)):
         raise SceneError(
             f"{scene.name}: no training view has a segment of a thing; put maps into masks/, or make them with "
             "`gslift masks`"
         )
-    return views, visibility.float(), evidence
+    return Prepared(views, visibility, evidence)
 
 
 def check_segments(scene: Scene) -> str:
