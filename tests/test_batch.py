@@ -215,6 +215,22 @@ def test_a_scene_is_done_until_its_settings_its_objects_or_its_files_change(
     assert finished(task) is None
 
 
+def test_workers_are_of_this_package_whatever_lies_in_the_working_directory(
+    room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gs_lift").mkdir()
+    (tmp_path / "gs_lift" / "__init__.py").write_text(
+        "raise ImportError('a source tree without its kernels')"
+    )
+    monkeypatch.chdir(tmp_path)
+    (outcome,) = run_batch(
+        batch_tasks(copies(room, tmp_path / "scenes", "only"), tmp_path / "runs", settings()),
+        BatchConfig(jobs=1, cpus=1, retries=0),
+        reporter=Lines(),
+    )
+    assert outcome.result is not None, outcome.reason
+
+
 def test_a_broken_scene_and_a_killed_one_are_tried_again_and_cost_no_other(
     room: Path, tmp_path: Path, uninterrupted: str
 ) -> None:

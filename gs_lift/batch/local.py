@@ -12,11 +12,18 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from types import TracebackType
 
+import gs_lift
 from gs_lift.batch.engines import BatchConfig, cores
 from gs_lift.batch.task import Task
 from gs_lift.config import config_hash, dump_config
 from gs_lift.errors import BackendError
 from gs_lift.files import write_text_atomic
+
+PACKAGE = Path(gs_lift.__file__).parent
+
+OUR_OWN = "import sys; sys.path[0] = sys.argv.pop(1); from gs_lift.cli import main; main()"
+"""The command line of this very package: `-m` would take another one that lies in the working directory, a source tree
+without its kernels."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class LocalEngine:
         task.log.parent.mkdir(parents=True, exist_ok=True)
         settings = task.log.with_name(f".batch-{config_hash(task.config)}.yaml")
         write_text_atomic(settings, dump_config(task.config))
-        command = [*(sys.executable, "-X", "faulthandler", "-m", "gs_lift", "batch-scene")]
+        command = [*(sys.executable, "-X", "faulthandler", "-c", OUR_OWN), str(PACKAGE.parent), "batch-scene"]
         command += [str(task.scene), str(task.folder), "--config", str(settings)]
         command += ["--threads", str(self._cpus), *(["--overwrite"] if task.overwrite else [])]
         with task.log.open("ab") as log:
