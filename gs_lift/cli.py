@@ -34,6 +34,14 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.fiel
 RunFolder = Annotated[
     Path | None, typer.Argument(help="Run folder; the latest one if left out.", show_default=False)
 ]
+RunOrLabels = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="RUN_OR_LABELS",
+        help="Run folder or labels.ply; the latest run if left out.",
+        show_default=False,
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Take new settings; redo what they touch.")]
 NoResume = Annotated[bool, typer.Option("--no-resume", help="Start every stage again.")]
 Jobs = Annotated[
@@ -229,8 +237,7 @@ def segment(
     from gs_lift.pipeline import output_paths, read_segmentation, segment_run, write_outputs
 
     reporter = _reporter()
-    if out.suffix.lower() != ".ply":
-        raise ConfigError(f"--out {out}: wanted a name that ends in .ply")
+    _check_ending("--out", out, ".ply")
     chosen = _run(run)
     output_paths(chosen, out)  # refused before anything is cut
     changes: dict[str, float] = {}
@@ -282,9 +289,8 @@ def edit(
     from gs_lift.pipeline import output_paths
 
     reporter, chosen = _reporter(), _run(run)
-    if out is not None and out.suffix.lower() != ".ply":
-        raise ConfigError(f"--out {out}: wanted a name that ends in .ply")
     if out is not None:
+        _check_ending("--out", out, ".ply")
         output_paths(chosen, out)
     editor = Editor(chosen, reporter=reporter)
     said = [f"undo: {editor.undo().said}" for _ in range(undo)]
@@ -310,14 +316,7 @@ def edit(
 
 @app.command()
 def view(
-    source: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="RUN_OR_LABELS",
-            help="Run folder or labels.ply; the latest run if left out.",
-            show_default=False,
-        ),
-    ] = None,
+    source: RunOrLabels = None,
     host: Annotated[
         str, typer.Option(help="Address to serve at; others than this machine's are open to all.")
     ] = ("127.0.0.1"),
@@ -362,8 +361,7 @@ def report(
 
     reporter, chosen = _reporter(), _run(run)
     out = out or chosen.folder / "report.html"
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--out {out}: wanted a name that ends in .html")
+    _check_ending("--out", out, ".html", ".htm")
     reporter.say(f"wrote {write_report(chosen, out, reporter=reporter)}")
 
 
@@ -488,14 +486,7 @@ def render(
 @app.command()
 def extract(
     out: Annotated[Path, typer.Option(help="PLY to write.")],
-    source: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="RUN_OR_LABELS",
-            help="Run folder or labels.ply; the latest run if left out.",
-            show_default=False,
-        ),
-    ] = None,
+    source: RunOrLabels = None,
     ids: Annotated[list[int] | None, typer.Option("--id", help="An object; may be repeated.")] = None,
     classes: Annotated[list[str] | None, typer.Option("--class", help="All objects of a class.")] = None,
     names: Annotated[list[str] | None, typer.Option("--name", help="All that you have called so.")] = None,
@@ -510,8 +501,7 @@ def extract(
     from gs_lift.exports import Labelled
     from gs_lift.exports import extract as write_extract
 
-    if out.suffix.lower() != ".ply":
-        raise ConfigError(f"--out {out}: wanted a name that ends in .ply")
+    _check_ending("--out", out, ".ply")
     if bool(ids or classes or names) == bool(but):
         raise ConfigError("wanted --id, --class or --name, or else --everything-but")
     if source is not None and source.is_file() and out.resolve() == source.resolve():
@@ -715,13 +705,17 @@ def _reporter(*, shared: bool = False) -> "TerminalReporter":
 
 
 def _write_page(source: Path | None, out: Path) -> None:
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"--html {out}: wanted a name that ends in .html")
+    _check_ending("--html", out, ".html", ".htm")
     from gs_lift.scene_page import write_page
 
     reporter = _reporter()
     size = write_page(source if source is not None and source.is_file() else _run(source), out)
     reporter.say(f"wrote {out} ({size / 1e6:.1f} MB); open it in a browser")
+
+
+def _check_ending(option: str, out: Path, *endings: str) -> None:
+    if out.suffix.lower() not in endings:
+        raise ConfigError(f"{option} {out}: wanted a name that ends in {endings[0]}")
 
 
 def _run(folder: Path | None) -> "Run":

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from gs_lift.clustering import ClusterConfig
-from gs_lift.clustering.constraints import speakers_of
 from gs_lift.clustering.hierarchy import Ints
 from gs_lift.edits import (
     CANNOT,
@@ -20,6 +19,7 @@ from gs_lift.edits import (
     NAME,
     Edit,
     Edits,
+    read_edits,
     splat_digest,
     write_edits,
 )
@@ -32,7 +32,6 @@ from gs_lift.pipeline import (
     SilentReporter,
     read_embeddings,
     read_gaussians,
-    read_run_edits,
     read_scene,
     read_segmentation,
     segment_run,
@@ -106,10 +105,9 @@ class Editor:
             read_embeddings(run),
             read_scene(run),
         )
-        self._made_of = _stamps(run)
-        # From their own file: the cut does not know what was undone.
-        self._saved = read_run_edits(run, self.gaussians)
-        self.recipe = replace(read_segmentation(run)[1], edits=self._saved)
+        self._made_of, self._splat = _stamps(run), splat_digest(self.gaussians)
+        self._saved = self._edits_on_disk()
+        self.recipe = self._saved_recipe()
 
     @property
     def edits(self) -> Edits:
@@ -119,11 +117,6 @@ class Editor:
     def names(self) -> dict[int, str]:
         """Instance, from 0 -> its name."""
         return self.edits.names(self.instances.labels)
-
-    def class_name(self, instance: int) -> str | None:
-        """Of an instance, from 0."""
-        semantic = int(self.instances.classes[instance])
-        return self.scene.classes.names[semantic] if semantic >= 0 else None
 
     # ---- what an edit would be
 
@@ -263,23 +256,30 @@ class Editor:
         with locked(self.run.folder):
             if self._made_of != _stamps(self.run):
                 raise RunError(f"{self.run.folder}: was made anew meanwhile; open it again")
-            if read_run_edits(self.run, self.gaussians) != self._saved:
+            if self.edited_elsewhere():
                 raise RunError(f"{self.run.edits}: edited by somebody else meanwhile; look, and do it again")
-            write_edits(self.run.edits, self.edits, splat_digest(self.gaussians))
+            write_edits(self.run.edits, self.edits, self._splat)
             self._saved = self.edits
             write_segmentation(self.run, self.instances, self.recipe)
 
     def edited_elsewhere(self) -> bool:
         """Whether the run's edits are others than those that were read or saved last."""
-        return read_run_edits(self.run, self.gaussians) != self._saved
+        return self._edits_on_disk() != self._saved
 
     def reload(self) -> None:
         """Read the edits and the cut again, as somebody else has made them. Raises RunError for a run made anew."""
         if self._made_of != _stamps(self.run):
             raise RunError(f"{self.run.folder}: was made anew meanwhile; open it again")
         self.instances = segment_run(self.run)
-        self._saved = read_run_edits(self.run, self.gaussians)
-        self.recipe, self._free = replace(read_segmentation(self.run)[1], edits=self._saved), None
+        self._saved = self._edits_on_disk()
+        self.recipe, self._free = self._saved_recipe(), None
+
+    def _edits_on_disk(self) -> Edits:
+        return read_edits(self.run.edits, len(self.gaussians), self._splat)
+
+    def _saved_recipe(self) -> Recipe:
+        """Of the last cut, with the edits from their own file: the cut does not know what was undone."""
+        return replace(read_segmentation(self.run)[1], edits=self._saved)
 
     @torch_on_one_thread()
     def write_outputs(
@@ -318,8 +318,7 @@ class Editor:
         return members
 
     def _speaker(self, one: int) -> int:
-        self._members(one)
-        return speakers_of(self.instances.labels.numpy(), self.instances.scores.numpy())[one]
+        return self._surest(self._members(one), 1)[0]
 
     def _surest(self, members: Ints, count: int) -> tuple[int, ...]:
         scores = self.instances.scores.numpy()[members]

@@ -80,7 +80,7 @@ def evaluate_by(
     for step, view in enumerate(scene.test, start=1):
         pictures.append(_picture_scores(gaussians, view.camera, view.image(), backend))
         if view.truth is not None:
-            blend, truth = _blend(gaussians, view.camera, backend), view.truth()
+            blend, truth = pixel_weights(gaussians, view.camera, backend=backend), view.truth()
             pred = _panoptic(blend, view.camera, embeddings, instances, scene.classes)
             for protocol, images in zip(chosen, overlaps, strict=True):
                 images.append(protocol.overlaps(pred, truth))
@@ -118,12 +118,16 @@ def panoptic(
     (to VOID without one): void in a prediction would be left out of the score. confidence: the winner's share of the
     pixel's weight.
     """
-    return _panoptic(_blend(gaussians, camera, backend), camera, embeddings, instances, classes)
+    return _panoptic(
+        pixel_weights(gaussians, camera, backend=backend), camera, embeddings, instances, classes
+    )
 
 
-def _blend(gaussians: Gaussians, camera: Camera, backend: str) -> Sparse:
-    """W of all pixels of a camera."""
-    weights = blending_weights(gaussians, camera, backend=backend)
+def pixel_weights(
+    gaussians: Gaussians, camera: Camera, *, minimum: float = 1e-3, backend: str = "cpu"
+) -> Sparse:
+    """W of all pixels of a camera. minimum: see `rendering.blending_weights`."""
+    weights = blending_weights(gaussians, camera, minimum=minimum, backend=backend)
     return Sparse(
         (weights.values.double().numpy(), weights.indices.numpy(), weights.indptr.numpy()),
         shape=(len(weights), weights.columns),

@@ -9,9 +9,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from gs_lift.camera_paths import SPLAT_UP, orbit_of_splat
+from gs_lift.evaluation import pixel_weights
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import look_at
-from gs_lift.rendering import blending_weights, render
+from gs_lift.rendering import render
 from gs_lift.scene import Camera, View
 from gs_lift.segmentation import Instances
 from gs_lift.sparse import Sparse, one_hot, strongest
@@ -63,12 +64,7 @@ def portraits(
         camera = views[number].camera
         with torch.no_grad():
             colors = render(gaussians, camera, backend=backend).colors.cpu().clamp(0, 1).numpy()
-        weights = blending_weights(gaussians, camera, backend=backend)
-        blend = Sparse(
-            (weights.values.double().numpy(), weights.indices.numpy(), weights.indptr.numpy()),
-            shape=(len(weights), weights.columns),
-        )
-        winner = strongest(blend @ one_hot(labels + 1, len(instances) + 1))[0] - 1  # column 0: of no object
+        winner = _winners(pixel_weights(gaussians, camera, backend=backend), labels)
         winner = winner.reshape(camera.height, camera.width)
         for instance in np.flatnonzero(best == number).tolist():
             inside = winner == instance
@@ -111,14 +107,14 @@ def _shown(
     gaussians: Gaussians, labels: Int[np.ndarray, "N"], camera: Camera, backend: str
 ) -> tuple[int, float]:
     """How many objects take pixels, and which share of all pixels they take."""
-    weights = blending_weights(gaussians, camera, minimum=0.05, backend=backend)
-    blend = Sparse(
-        (weights.values.double().numpy(), weights.indices.numpy(), weights.indptr.numpy()),
-        shape=(len(weights), weights.columns),
-    )
-    winner = strongest(blend @ one_hot(labels + 1, int(labels.max(initial=-1)) + 2))[0] - 1
+    winner = _winners(pixel_weights(gaussians, camera, minimum=0.05, backend=backend), labels)
     taken = winner[winner >= 0]
     return len(np.unique(taken)), len(taken) / max(len(winner), 1)
+
+
+def _winners(weights: Sparse, labels: Int[np.ndarray, "N"]) -> Int[np.ndarray, "P"]:
+    """The label with most of each pixel's weights [P N]; negative = of no object, or nothing there."""
+    return strongest(weights @ one_hot(labels + 1, int(labels.max(initial=-1)) + 2))[0] - 1
 
 
 def _around(inside: np.ndarray) -> tuple[slice, slice]:

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +23,9 @@ from torch import Tensor
 from gs_lift import __version__
 from gs_lift.clustering import detections
 from gs_lift.config import Config, differences, dump_config
+from gs_lift.edits import Edits
 from gs_lift.evaluation import Scores, weight_in_views
+from gs_lift.exports import Labelled
 from gs_lift.figures import Curve, bars, curves, reliability
 from gs_lift.files import write_text_atomic
 from gs_lift.held_out import Judged, Looker, judge
@@ -46,6 +49,7 @@ from gs_lift.report import Strip, strip_pictures
 from gs_lift.run import Run
 from gs_lift.scene import Scene
 from gs_lift.segment_doctor import diagnose_run, heat_map, in_words, looks, table_rows, worst_first
+from gs_lift.segmentation import Instances
 
 MOST_VIEWS = 8
 """Test views that are shown, and frames' heat maps."""
@@ -62,22 +66,23 @@ def write_report(run: Run, out: Path, *, reporter: Reporter | None = None) -> Pa
     """Write the page of a run at `out`, segmenting and scoring it first if need be."""
     reporter = reporter or SilentReporter()
     segment_run(run, reporter=reporter)
+    instances, recipe = read_segmentation(run)
     scene = read_scene(run)
     scores = (scored_run(run, (RELEASED,)) or evaluate_run(run, reporter=reporter)) if scene.test else None
     released = scores[RELEASED] if scores else None
-    looker = Looker(
-        scene, read_gaussians(run), read_embeddings(run), read_segmentation(run)[0], run.config.backend
-    )
+    gaussians = read_gaussians(run)
+    recipe = replace(recipe, edits=read_run_edits(run, gaussians))
+    looker = Looker(scene, gaussians, read_embeddings(run), instances, run.config.backend)
     total = len(scene.test) + sum(view.truth is not None for view in scene.test)
     with reporter.stage("views", total) as on_step:
         judged, reliable = judge(looker, on_step=on_step)
     sections = {
-        "Summary": _summary(run, scene, released),
+        "Summary": _summary(instances, recipe.edits, released),
         "Settings": _settings(run),
         "Time and memory": _stages(run),
         "Curves": _curves(run),
         "Test views": _test_views(looker, judged),
-        "Objects": _objects(run, scene, reporter),
+        "Objects": _objects(looker, recipe.edits, reporter),
         "2D segments": _segments(run, scene, reporter),
         "Calibration": _calibration(reliable),
         "Classes": _classes(released),
@@ -107,8 +112,7 @@ def _page(title: str, sections: Mapping[str, str]) -> str:
 # ---- sections
 
 
-def _summary(run: Run, scene: Scene, scores: Scores | None) -> str:
-    instances, recipe = read_segmentation(run)
+def _summary(instances: Instances, edits: Edits, scores: Scores | None) -> str:
     tiles = {"objects": f"{len(instances.present)}", "Gaussians": f"{len(instances.labels):,}"}
     if scores is not None:
         shares = {"PQ scene": scores.pq_scene, "PQ things": scores.pq_things, "mIoU": scores.miou}
@@ -121,9 +125,9 @@ def _summary(run: Run, scene: Scene, scores: Scores | None) -> str:
         for name, value in tiles.items()
     )
     text += "</div>"
-    if recipe.edits:
-        said = ", ".join(edit.said for edit in recipe.edits.done)
-        text += f"<p>After {len(recipe.edits.done)} edits: {escape(said)}.</p>"
+    if edits:
+        said = ", ".join(edit.said for edit in edits.done)
+        text += f"<p>After {len(edits.done)} edits: {escape(said)}.</p>"
     if scores is not None and scores.pq_scene is None:
         text += "<p>The scene has no truth: nothing here says whether an object is a true one.</p>"
     return text
@@ -233,21 +237,20 @@ def _strip(pictures: Mapping[str, Image.Image]) -> str:
     return f'<div class="wide"><div class="strip">{cells}</div></div>'
 
 
-def _objects(run: Run, scene: Scene, reporter: Reporter) -> str:
-    gaussians, embeddings = read_gaussians(run), read_embeddings(run)
-    instances, _ = read_segmentation(run)
-    if not len(instances.present):
+def _objects(looker: Looker, edits: Edits, reporter: Reporter) -> str:
+    scene, gaussians, instances = looker.scene, looker.gaussians, looker.instances
+    listed = Labelled.of_cut(gaussians, instances, scene.classes, edits.names(instances.labels)).objects
+    if not listed:
         return "<p>No object was found. Are there 2D segments of things? See `gslift doctor`.</p>"
-    names = read_run_edits(run, gaussians).names(instances.labels)
-    seen, detected = detections(instances, embeddings.evidence) if embeddings.evidence else (None, None)
-    scores, counts = instances.object_scores.tolist(), instances.counts.tolist()
-    order = sorted(instances.present.tolist(), key=lambda one: (scores[one], counts[one]))
-    backend = run.config.backend
-    best = best_views(weight_in_views(scene.train, gaussians, backend=backend), instances)
-    best[order[MOST_OBJECTS:]] = -1
+    evidence = looker.embeddings.evidence
+    seen, detected = detections(instances, evidence) if evidence else (None, None)
+    order = sorted(listed, key=lambda one: (one.score, one.count))
+    shown = weight_in_views(scene.train, gaussians, backend=looker.backend)
+    best = best_views(shown, instances)
+    best[[one.id - 1 for one in order[MOST_OBJECTS:]]] = -1
     pictures: dict[int, str] = {}
     with reporter.stage("objects", int((best >= 0).sum())) as on_step:
-        for instance, pixels in portraits(scene.train, gaussians, instances, best, backend=backend):
+        for instance, pixels in portraits(scene.train, gaussians, instances, best, backend=looker.backend):
             pictures[instance] = _image(
                 _limited(Image.fromarray(pixels), PORTRAIT), f"object {instance + 1}", photo=True
             )
@@ -255,15 +258,15 @@ def _objects(run: Run, scene: Scene, reporter: Reporter) -> str:
     colors = palette(len(instances))
     cards = []
     for one in order:
-        semantic = int(instances.classes[one])
-        words = [names.get(one), scene.classes.names[semantic] if semantic >= 0 else None]
-        figures = f"score {scores[one]:.2f}, {counts[one]:,} Gaussians"
+        instance = one.id - 1
+        figures = f"score {one.score:.2f}, {one.count:,} Gaussians"
         if seen is not None and detected is not None:
-            figures += f", in a segment in {detected[one]} of {seen[one]} views"
-        swatch = "#" + bytes(colors[one].tolist()).hex()
+            figures += f", in a segment in {detected[instance]} of {seen[instance]} views"
+        swatch = "#" + bytes(colors[instance].tolist()).hex()
+        words = ", ".join(word for word in (one.name, one.class_name) if word)
         cards.append(
-            f'<div class="object">{pictures.get(one, "")}<i style="background:{swatch}"></i><b>{one + 1}</b> '
-            f"{escape(', '.join(word for word in words if word))}<br><small>{escape(figures)}</small></div>"
+            f'<div class="object">{pictures.get(instance, "")}<i style="background:{swatch}"></i><b>{one.id}</b> '
+            f"{escape(words)}<br><small>{escape(figures)}</small></div>"
         )
     more = f" The first {MOST_OBJECTS} have pictures." if len(order) > MOST_OBJECTS else ""
     return (

@@ -74,7 +74,7 @@ class Written:
 
         Raises ConstraintError for a number that is none of the scene's.
         """
-        speakers = speakers_of(labels, scores)
+        speakers = _speakers(labels, scores)
 
         def links(name: str, pairs: dict[str, list[tuple[int, int]]]) -> tuple[Link, ...]:
             result = []
@@ -88,7 +88,7 @@ class Written:
         return Constraints(links("must_link", self.must_link), links("cannot_link", self.cannot_link))
 
 
-def speakers_of(labels: Ints, scores: np.ndarray) -> dict[int, int]:
+def _speakers(labels: Ints, scores: np.ndarray) -> dict[int, int]:
     """The most certain Gaussian of each instance 1, 2, ... that has any; the first where several are."""
     order = np.lexsort((np.arange(len(labels)), -scores, labels))
     members = order[labels[order] >= 0]
