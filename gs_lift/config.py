@@ -19,6 +19,9 @@ from gs_lift.lifting import METHODS, LiftConfig
 from gs_lift.points import INITS
 from gs_lift.rendering import BACKENDS
 
+FREE = ("checkpoint_every", "memory_budget_gb")
+"""Fields that change no result."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -32,6 +35,10 @@ class Config:
     """Rasterizer: `cpu`, `gsplat` (needs CUDA), `reference` (slow, the oracle), or `auto`: by the device."""
     checkpoint_every: int = 500
     """Steps between two checkpoints of a stage; changes no result."""
+    memory_budget_gb: float = 2.0
+    """Memory for what is kept instead of being read or made again: a fit's photos (3 bytes a pixel), then lifting's
+    segments and blending weights (12 MB for 256 x 256 pixels that see 26 Gaussians each). The rest is made while the
+    step before it works; changes no result."""
     data: DataConfig = field(default_factory=DataConfig)
     """How a scene is read and where its Gaussians start."""
     fit: FitConfig = field(default_factory=FitConfig)
@@ -64,6 +71,8 @@ class Config:
             raise ConfigError(f"seed: wanted 0 to 2^63 - 1, got {self.seed}")
         if self.checkpoint_every < 1:
             raise ConfigError(f"checkpoint_every: wanted 1 or more, got {self.checkpoint_every}")
+        if not self.memory_budget_gb >= 0:
+            raise ConfigError(f"memory_budget_gb: wanted 0 or more, got {self.memory_budget_gb}")
         return self
 
 
@@ -174,7 +183,8 @@ def flatten(config: Config) -> dict[str, Any]:
                 flat[prefix + name] = list(value) if isinstance(value, tuple) else value
 
     walk(asdict(config), "")
-    del flat["checkpoint_every"]
+    for name in FREE:
+        del flat[name]
     return flat
 
 

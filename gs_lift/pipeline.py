@@ -161,6 +161,7 @@ def _help(scene: Scene, config: Config, reporter: Reporter) -> None:
                 backend=config.backend,
                 device=config.device,
                 seed=config.seed,
+                memory_budget_gb=config.memory_budget_gb,
                 on_step=on_step,
             )
     gaussians: Gaussians | None = from_rank_zero(None)
@@ -172,8 +173,15 @@ def _help(scene: Scene, config: Config, reporter: Reporter) -> None:
                 config.lift,
                 backend=config.backend,
                 seed=config.seed,
+                memory_budget_gb=config.memory_budget_gb,
                 on_step=on_step,
+                on_view=_before(on_step),
             )
+
+
+def _before(on_step: OnStep) -> OnStep:
+    """Shows the views that lifting looks at before its first step."""
+    return lambda seen, figures: on_step(0, {"views": float(seen), **figures})
 
 
 def _settings(run: Run, scene: Scene, config: Config) -> dict[str, str]:
@@ -213,7 +221,7 @@ def _timed(run: Run, stage: str, total: int | None, reporter: Reporter) -> Itera
     with reporter.stage(stage, total) as shown:
 
         def on_step(step: int, figures: dict[str, float]) -> None:
-            if step % LOG_EVERY == 0 or step == total:
+            if step and (step % LOG_EVERY == 0 or step == total):
                 run.log(stage, step, figures)
             shown(step, figures)
 
@@ -241,6 +249,7 @@ def _fit_stage(run: Run, scene: Scene, config: Config, reporter: Reporter, watch
             backend=config.backend,
             device=config.device,
             seed=config.seed,
+            memory_budget_gb=config.memory_budget_gb,
             checkpoints=checkpoints,
             on_step=on_step,
             on_gaussians=watcher,
@@ -278,8 +287,10 @@ def _lift_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> N
             config.lift,
             backend=config.backend,
             seed=config.seed,
+            memory_budget_gb=config.memory_budget_gb,
             checkpoints=checkpoints,
             on_step=on_step,
+            on_view=_before(on_step),
         )
         content = vars(embeddings) | {"evidence": vars(embeddings.evidence) if embeddings.evidence else None}
         write_atomic(run.result("lift"), lambda file: torch.save(content, file))

@@ -17,6 +17,7 @@ class Purpose(IntEnum):
     LIFT_PIXELS = 6
     LIFT_START = 7
     LIFT_CANDIDATES = 8
+    LIFT_EVIDENCE = 9
 
 
 def seed_of(seed: int, purpose: Purpose, count: int) -> int:

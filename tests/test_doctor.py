@@ -117,9 +117,10 @@ def test_the_command_tells_by_its_exit_code(tmp_path: Path) -> None:
 
 
 def test_memory_follows_the_size_of_the_photos(tmp_path: Path) -> None:
-    assert Config().lift.memory_budget_gb == 2
+    assert Config().memory_budget_gb == 2
     write_nerfstudio(tmp_path, SCENE)
-    assert findings(tmp_path)["memory"][0].found.startswith("about 0.0 GiB for photos and 0.0 of the 0.0 GiB")
+    finding = findings(tmp_path)["memory"][0]
+    assert finding.found == "photos 0.0 GB, then weights 0.0 GB; at most 2 GB are kept"
 
 
 @pytest.mark.parametrize("same", [0, 3])

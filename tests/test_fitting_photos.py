@@ -61,3 +61,21 @@ def test_odd_sizes_shrink_to_at_least_one_pixel() -> None:
 def test_a_photo_with_nan_is_refused_by_name() -> None:
     with pytest.raises(SceneError, match="photo: its image has values that are not finite"):
         Photos((view_of(Counted(torch.full((2, 2, 3), torch.nan))),), CPU).image(0)
+
+
+def test_the_next_photo_is_read_while_this_one_is_used() -> None:
+    reads = [Counted(torch.full((2, 3, 3), shade)) for shade in (0.0, 1.0)]
+    with Photos(tuple(view_of(read) for read in reads), CPU, memory=0) as photos:
+        for _ in range(3):
+            assert bool((photos.image(0, then=(1, 1)) == 0).all())
+            assert bool((photos.image(1, then=(0, 1)) == 1).all())
+    assert [read.calls for read in reads] in ([3, 3], [4, 3])  # the last one foretold may have begun
+
+
+def test_small_photos_make_room_for_large_ones() -> None:
+    reads = [Counted(torch.rand(4, 6, 3, generator=torch.Generator().manual_seed(i))) for i in range(2)]
+    photos = Photos(tuple(view_of(read) for read in reads), CPU, memory=2 * 4 * 6 * 3)
+    for shrink in (2, 1, 1):
+        for index in range(2):
+            photos.image(index, shrink)
+    assert [read.calls for read in reads] == [2, 2]

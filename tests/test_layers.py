@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "gs_lift"
 
 LAYERS = [
     {
+        "ahead",
         "errors",
         "geometry",
         "files",

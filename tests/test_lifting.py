@@ -158,7 +158,7 @@ def test_weights_made_anew_at_each_step_give_the_same_bytes_as_cached_ones() -> 
     config = dataclasses.replace(QUICK, steps=6)
     assert_same(
         lift_quickly(scene_of(), config),
-        lift_quickly(scene_of(), dataclasses.replace(config, memory_budget_gb=0.0)),
+        lift_quickly(scene_of(), config, memory_budget_gb=0.0),
     )
 
 
@@ -293,7 +293,7 @@ def test_a_scene_without_any_segment_or_view_is_refused() -> None:
         ("dimensions", 0), ("pixels", 1), ("semantic_pixels", -1), ("neighbours", -1), ("steps", -1),
         ("pixels_per_view", 0), ("balance", 1.5), ("momentum", 1.1), ("pull", -0.1), ("final_rate", 0.0),
         ("learning_rate", 0.0), ("learning_rate", math.inf), ("semantic_rate", -0.1), ("initial_spread", -0.1),
-        ("thing_weight", math.inf), ("minimum_weight", -1e-3), ("memory_budget_gb", -1.0),
+        ("thing_weight", math.inf), ("minimum_weight", -1e-3), ("evidence_views", 0),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: float) -> None:

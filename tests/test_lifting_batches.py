@@ -10,7 +10,7 @@ from test_lifting_methods import ALL, quick_config
 from gs_lift.lanes import Lanes
 from gs_lift.lifting import LiftConfig
 from gs_lift.lifting.learners import ClassLearner, InstanceLearner, instance_learner
-from gs_lift.lifting.views import Blender, prepare
+from gs_lift.lifting.views import Blender, Reader, prepare
 
 BATCHES = dataclasses.replace(QUICK, steps=100, batch=3, neighbours=4)
 
@@ -56,9 +56,10 @@ def learners(config: LiftConfig) -> tuple[InstanceLearner, ClassLearner]:
 def test_a_gradient_and_a_descent_are_a_step(method: str, field: str) -> None:
     config, lanes = quick_config(method, field, 100).lift, Lanes(1, 0)
     blender = Blender(blobs(), "reference", config.minimum_weight)
-    prepared = prepare(scene_of(), blender, lanes, pixels_per_view=400, budget_gb=1, seed=0)
+    prepared = prepare(Reader(scene_of(), 400, 0), blender, lanes, evidence_views=9, budget_gb=1)
     whole, halves = learners(config), learners(config)
-    for step, view in enumerate(prepared.views[0], 1):
+    for step in range(1, len(prepared.views[0]) + 1):
+        view = prepared.view(0, step - 1)
         generator = torch.Generator().manual_seed(step)
         things = torch.randperm(len(view.things), generator=generator)
         labelled = torch.randperm(len(view.labelled), generator=generator)

@@ -22,7 +22,7 @@ from gs_lift.errors import GsLiftError, SceneError, pick
 from gs_lift.fitting.batches import BatchStep
 from gs_lift.fitting.losses import photometric_loss
 from gs_lift.fitting.optimizer import RowAdam
-from gs_lift.fitting.photos import Photos
+from gs_lift.fitting.photos import Photos, Shown
 from gs_lift.fitting.settings import FitConfig
 from gs_lift.fitting.steps import Optimizers, Parameters, Shot, Step, step_for
 from gs_lift.fitting.strategies import STRATEGIES, Moment, State, Strategy
@@ -96,11 +96,14 @@ def fit(
     backend: str = "cpu",
     device: str = "cpu",
     seed: int = 0,
+    memory_budget_gb: float = 2.0,
     checkpoints: Checkpoints | None = None,
     on_step: OnStep | None = None,
     on_gaussians: OnGaussians | None = None,
 ) -> Gaussians:
     """Fit Gaussians to the training photos of a scene, starting from its points.
+
+    memory_budget_gb: for photos that are kept; the others are read when they are needed.
 
     Goes on from the newest of `checkpoints`, if there is one; the result has the same bytes as that of a run which was
     never stopped, on any number of threads. `on_step(step, figures)` gets "loss", "gaussians" and, every
@@ -120,7 +123,7 @@ def fit(
         raise SceneError(f"{scene.name}: no training views to fit to")
     extent = scene.extent
     strategy = make_strategy(config, extent)
-    photos = Photos(scene.train, torch.device(device))
+    photos = Photos(scene.train, torch.device(device), memory_budget_gb * 1e9)
     check_batches(fit=config.batch)
     lanes = Lanes(min(config.batch, len(photos)), seed)
     latest = from_rank_zero(checkpoints.latest() if checkpoints and rank_zero() else None)
@@ -130,21 +133,22 @@ def fit(
         training = _resume(*latest, scene, config, photos.device)
     single = step_for(backend, photos.device, config.sparse_adam)
     taking = BatchStep(single, lanes.count, config.sparse_adam) if config.batch > 1 else single
-    for step in range(training.step + 1, config.steps + 1):
-        figures = _one_step(training, photos, lanes, strategy, extent, config, taking)
-        if step % CHECK_EVERY == 0 or step == config.steps:
-            check_same(f"step {step} of the fit", training.parameters.values())
-        if config.evaluate_every and step % config.evaluate_every == 0 and scene.test and rank_zero():
-            figures |= _held_out(training, scene, backend)
-        if checkpoints and checkpoints.due(step):
-            checkpoints.save(step, training.saved())
-        if on_gaussians:
-            on_gaussians(step, lambda: training.gaussians(config.sh_degree).detach())
-        if asked_to_stop(on_step, step, figures):
-            if checkpoints and not checkpoints.due(step):
+    with photos:
+        for step in range(training.step + 1, config.steps + 1):
+            figures = _one_step(training, photos, lanes, strategy, extent, config, taking)
+            if step % CHECK_EVERY == 0 or step == config.steps:
+                check_same(f"step {step} of the fit", training.parameters.values())
+            if config.evaluate_every and step % config.evaluate_every == 0 and scene.test and rank_zero():
+                figures |= _held_out(training, scene, backend)
+            if checkpoints and checkpoints.due(step):
                 checkpoints.save(step, training.saved())
-            wait_for_all()
-            raise KeyboardInterrupt
+            if on_gaussians:
+                on_gaussians(step, lambda: training.gaussians(config.sh_degree).detach())
+            if asked_to_stop(on_step, step, figures):
+                if checkpoints and not checkpoints.due(step):
+                    checkpoints.save(step, training.saved())
+                wait_for_all()
+                raise KeyboardInterrupt
     return _finite(training.gaussians(config.sh_degree))
 
 
@@ -274,10 +278,18 @@ def _one_step(
 
 def _shot(training: Training, photos: Photos, lanes: Lanes, lane: int, step: int, config: FitConfig) -> Shot:
     """What `step` learns from in a lane."""
-    index = lane + lanes.count * lanes.turn(lane, step, lanes.size(lane, len(photos)), Purpose.FIT_ORDER)
-    shrink = 2 if step <= config.coarse_until * config.steps else 1
+    index, shrink = _wanted(lanes, lane, step, len(photos), config)
+    last = lane == lanes.own[-1]
+    following = (lanes.own[0], step + 1) if last else (lane + lanes.own.step, step)
+    image = photos.image(index, shrink, then=_wanted(lanes, *following, len(photos), config))
     background = _background(config, lanes.seed, lanes.draw(lane, step)).to(photos.device)
-    return Shot(photos.camera(index, shrink), photos.image(index, shrink), background, training.sh_degree)
+    return Shot(photos.camera(index, shrink), image, background, training.sh_degree)
+
+
+def _wanted(lanes: Lanes, lane: int, step: int, photos: int, config: FitConfig) -> Shown:
+    """The photo of a lane at `step`, of so many."""
+    index = lane + lanes.count * lanes.turn(lane, step, lanes.size(lane, photos), Purpose.FIT_ORDER)
+    return index, 2 if step <= config.coarse_until * config.steps else 1
 
 
 def _background(config: FitConfig, seed: int, draw: int) -> Tensor:

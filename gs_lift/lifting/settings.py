@@ -64,9 +64,9 @@ class LiftConfig:
     """Blending weights below this are dropped; 1e-3 loses 0.26 % of the weight and a third of the entries."""
     pixels_per_view: int = 65_536
     """Pixels of a view that training draws from, chosen at random once; bounds time and memory for large photos."""
-    memory_budget_gb: float = 2.0
-    """Memory for cached blending weights, 6 bytes an entry: 256 x 256 pixels that see 26 Gaussians each take 11 MB, so
-    2 GB hold 180 such views. Views beyond it make them anew at each step, which takes two to three times as long."""
+    evidence_views: int = 200
+    """Views, at most, whose segments speak for a Gaussian when instances are made; where more see it, these are drawn,
+    the same ones for neighbours: bounds memory for long captures."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for the first value out of its range."""
@@ -75,7 +75,7 @@ class LiftConfig:
         # NaN compares false with everything: each test asks for what is wanted.
         at_least = {
             "dimensions": 1, "pixels": 2, "semantic_pixels": 0, "neighbours": 0, "steps": 0, "pixels_per_view": 1,
-            "memory_budget_gb": 0,
+            "evidence_views": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             if not getattr(self, name) >= least:

@@ -1,10 +1,13 @@
 """Lifting by gradient descent: geometry is frozen, so rendering an embedding E is W @ E with constant W."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import TracebackType
 
 import torch
 from torch import Generator, Tensor
 
+from gs_lift.ahead import Ahead
 from gs_lift.checkpoint import Checkpoints
 from gs_lift.distributed import (
     CHECK_EVERY,
@@ -23,13 +26,17 @@ from gs_lift.lanes import Lanes, check_batches
 from gs_lift.lifting.learners import ClassLearner, InstanceLearner, instance_learner
 from gs_lift.lifting.sampling import sample, sample_balanced
 from gs_lift.lifting.settings import LiftConfig
-from gs_lift.lifting.views import Blender, Prepared, TrainingView, prepare
+from gs_lift.lifting.views import Blender, Prepared, Reader, TrainingView, prepare
 from gs_lift.progress import OnStep
 from gs_lift.rendering.weights import PickedRows
 from gs_lift.scene import Scene
 from gs_lift.seeds import Purpose, seed_of
 from gs_lift.segmentation import Embeddings
 from gs_lift.threads import torch_on_one_thread
+
+AHEAD = 2
+"""Views that are made in the background, side by side, while a step works: rows of W take two to three times as long as
+learning from them."""
 
 
 @dataclass
@@ -55,16 +62,20 @@ def lift(
     *,
     backend: str = "cpu",
     seed: int = 0,
+    memory_budget_gb: float = 2.0,
     checkpoints: Checkpoints | None = None,
     on_step: OnStep | None = None,
+    on_view: OnStep | None = None,
 ) -> Embeddings:
     """Learn an instance embedding and class logits for each Gaussian from the training views' segments.
 
     Nothing moves a Gaussian. Embeddings are learnt on the CPU, whatever `backend` makes the blending weights. A start
     from a checkpoint ends with the same bytes as an uninterrupted run, on any number of threads.
 
+    memory_budget_gb: for segments and weights that are kept; those of other views are made when they are needed.
     on_step: called with (step, {"loss", "semantic", and each loss by name}) after every step, from 1 to config.steps;
-    if it raises KeyboardInterrupt, the step's state is saved first.
+    if it raises KeyboardInterrupt, the step's state is saved first. on_view: called before, as each view is looked at
+    once, with (how many were, {"of": how many will be}).
 
     Inside `distributed.joined` all processes call it with the same scene, Gaussians and settings; each reads the
     segments and makes the weights of its own lanes. The first one's `checkpoints` count; it alone gets visibility and
@@ -86,12 +97,12 @@ def lift(
     segmented = sum(view.segments is not None for view in scene.train)
     lanes = Lanes(max(1, min(config.batch, segmented)), seed)
     prepared = prepare(
-        scene,
+        Reader(scene, config.pixels_per_view, seed),
         blender,
         lanes,
-        pixels_per_view=config.pixels_per_view,
-        budget_gb=config.memory_budget_gb,
-        seed=seed,
+        evidence_views=config.evidence_views,
+        budget_gb=memory_budget_gb,
+        on_view=on_view,
     )
     is_thing = torch.tensor(scene.classes.is_thing)
     learners = _Learners(
@@ -100,12 +111,10 @@ def lift(
     begun = _resume(learners, checkpoints)
     # The kernels too: a step is many small operations, and waking a second thread for each costs more than it saves;
     # where other programs want the cores too, rows of 4096 pixels took 11 ms on two threads and 3.4 on one.
-    with torch_on_one_thread(kernels=1):
+    take_step = _take_step if config.batch == 1 else _take_batch_step
+    with torch_on_one_thread(kernels=1), _Taker(prepared, lanes, blender, config) as taker:
         for step in range(begun + 1, config.steps + 1):
-            if config.batch == 1:
-                figures = _take_step(step, learners, prepared, lanes, blender, config)
-            else:
-                figures = _take_batch_step(step, learners, prepared, lanes, blender, config)
+            figures = take_step(step, learners, taker)
             if step % CHECK_EVERY == 0 or step == config.steps:
                 check_same(f"step {step} of lifting", learners.tensors().values())
             if checkpoints and checkpoints.due(step):
@@ -151,28 +160,65 @@ class _Taken:
     of_labelled: PickedRows
 
 
-def _taken(
-    step: int, lane: int, prepared: Prepared, lanes: Lanes, blender: Blender, config: LiftConfig
-) -> _Taken | None:
-    """None where a lane has no view."""
-    views = prepared.views[lane]
-    if not views:
-        return None
-    view = views[lanes.turn(lane, step, len(views), Purpose.LIFT_ORDER)]
-    generator = Generator().manual_seed(seed_of(lanes.seed, Purpose.LIFT_PIXELS, lanes.draw(lane, step)))
-    things = sample_balanced(view.things, config.pixels, config.balance, generator)
-    labelled = sample(len(view.labelled), config.semantic_pixels, generator)
-    picked = view.things.rows[things], view.labelled.rows[labelled]
-    of_things, of_labelled = view.rows(picked, blender)
-    return _Taken(view, things, of_things, labelled, of_labelled)
+class _Taker:
+    """Takes the views of a step, its pixels and their rows; what is not in memory it begins to make a few steps before.
+
+    All is a function of seed, step and lane, whoever makes it and when.
+    """
+
+    def __init__(self, prepared: Prepared, lanes: Lanes, blender: Blender, config: LiftConfig):
+        self.lanes = lanes
+        self._prepared, self._blender, self._config = prepared, blender, config
+        self._ahead: Ahead[tuple[int, int], _Taken | None] = Ahead(lambda key: self._take(*key), AHEAD)
+
+    def __enter__(self) -> "_Taker":
+        self._ahead.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ahead.__exit__(kind, error, trace)
+
+    def __call__(self, step: int) -> Iterator[_Taken]:
+        """What `step` takes of each of this process's lanes that has a view."""
+        for lane in self.lanes.own:
+            taken = self._ahead.get((step, lane), self._following(step, lane))
+            if taken is not None:
+                yield taken
+
+    def _following(self, step: int, lane: int) -> list[tuple[int, int]]:
+        """Of the next few views those that have to be made."""
+        own = self.lanes.own
+        first = step * len(own) + own.index(lane)
+        places = [divmod(first + further, len(own)) for further in range(1, AHEAD + 1)]
+        keys = [(at, own[place]) for at, place in places if at <= self._config.steps]
+        return [key for key in keys if (turn := self._turn(*key)) is not None and not self._has(key, turn)]
+
+    def _has(self, key: tuple[int, int], turn: int) -> bool:
+        return self._prepared.has(key[1], turn)
+
+    def _turn(self, step: int, lane: int) -> int | None:
+        views = self._prepared.views[lane]
+        return self.lanes.turn(lane, step, len(views), Purpose.LIFT_ORDER) if views else None
+
+    def _take(self, step: int, lane: int) -> _Taken | None:
+        turn = self._turn(step, lane)
+        if turn is None:
+            return None
+        view, config = self._prepared.view(lane, turn), self._config
+        stream = seed_of(self.lanes.seed, Purpose.LIFT_PIXELS, self.lanes.draw(lane, step))
+        generator = Generator().manual_seed(stream)
+        things = sample_balanced(view.things, config.pixels, config.balance, generator)
+        labelled = sample(len(view.labelled), config.semantic_pixels, generator)
+        picked = view.things.rows[things], view.labelled.rows[labelled]
+        of_things, of_labelled = view.rows(picked, self._blender)
+        return _Taken(view, things, of_things, labelled, of_labelled)
 
 
-def _take_step(
-    step: int, learners: _Learners, prepared: Prepared, lanes: Lanes, blender: Blender, config: LiftConfig
-) -> dict[str, float]:
+def _take_step(step: int, learners: _Learners, taker: _Taker) -> dict[str, float]:
     """One view: embeddings by its thing pixels, class logits by all its labelled pixels."""
-    taken = _taken(step, 0, prepared, lanes, blender, config)
-    assert taken is not None  # some view has a segment
+    (taken,) = taker(step)
     view, things, labelled = taken.view, taken.things, taken.labelled
     figures = {"loss": 0.0, "semantic": 0.0}
     if len(things):
@@ -184,16 +230,11 @@ def _take_step(
     return figures
 
 
-def _take_batch_step(
-    step: int, learners: _Learners, prepared: Prepared, lanes: Lanes, blender: Blender, config: LiftConfig
-) -> dict[str, float]:
+def _take_batch_step(step: int, learners: _Learners, taker: _Taker) -> dict[str, float]:
     """As `_take_step`, down the mean gradient of one view of each lane, over all processes."""
-    sums = learners.sums
+    sums, lanes = learners.sums, taker.lanes
     figures = dict.fromkeys(("loss", "semantic", *learners.instances.losses), 0.0)
-    for lane in lanes.own:
-        taken = _taken(step, lane, prepared, lanes, blender, config)
-        if taken is None:
-            continue
+    for taken in taker(step):
         view, things, labelled = taken.view, taken.things, taken.labelled
         if len(things):
             more, *part = learners.instances.gradient(step, view, things, taken.of_things)

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from gs_lift.gaussians import Gaussians
 from gs_lift.lanes import Lanes
 from gs_lift.lifting.evidence import EvidenceOfViews
 from gs_lift.lifting.sampling import LabelledPixels, ThingPixels, candidates, labelled_pixels, thing_pixels
+from gs_lift.progress import OnStep
 from gs_lift.rendering import blending_weights
 from gs_lift.rendering.weights import PickedRows, Weights
 from gs_lift.scene import Scene, View
@@ -46,7 +47,13 @@ class TrainingView:
     pixels: Int[Tensor, "C"]
     things: ThingPixels
     labelled: LabelledPixels
-    weights: Weights | None = field(repr=False)
+    weights: Weights | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, in bytes."""
+        tensors = [self.pixels, *vars(self.things).values(), *vars(self.labelled).values()]
+        return sum(tensor.nbytes for tensor in tensors) + (self.weights.nbytes if self.weights else 0)
 
     def rows(self, parts: Sequence[Int[Tensor, "_"]], blender: Blender) -> list[PickedRows]:
         """W's rows of the candidate pixels at each of `parts`, in that order."""
@@ -60,77 +67,136 @@ class TrainingView:
 
 
 @dataclass(frozen=True)
+class Reader:
+    """Reads the training views of a scene, by their numbers, as lifting sees them."""
+
+    scene: Scene
+    pixels_per_view: int
+    seed: int
+
+    def pixels(self, number: int) -> Int[Tensor, "C"]:
+        """The candidate pixels of a view, the same each time."""
+        camera = self.scene.train[number].camera
+        generator = Generator().manual_seed(seed_of(self.seed, Purpose.LIFT_CANDIDATES, number))
+        return candidates(camera.height, camera.width, self.pixels_per_view, generator)
+
+    def __call__(self, number: int) -> TrainingView:
+        """A view with segments, without its weights. Raises SceneError where they are broken."""
+        view, pixels = self.scene.train[number], self.pixels(number)
+        segments = read_segments(view, len(self.scene.classes))
+        return TrainingView(
+            view,
+            pixels,
+            thing_pixels(segments, pixels, self.scene.classes),
+            labelled_pixels(segments, pixels),
+        )
+
+
+@dataclass(frozen=True)
 class Prepared:
     """What this process has of the training views: those of its lanes.
 
-    views: of each of its lanes those with segments. visibility: of each of its lanes the blending weight of each
-    Gaussian summed over all pixels, in float64; where a view has more pixels than are used, scaled up.
+    views: of each of its lanes the numbers of those with segments; kept: of these what stays in memory. visibility: of
+    each of its lanes the blending weight of each Gaussian summed over all pixels, in float64; where a view has more
+    pixels than are used, scaled up.
     """
 
-    views: dict[int, list[TrainingView]]
+    reader: Reader
+    views: dict[int, list[int]]
+    kept: dict[int, TrainingView]
     visibility: dict[int, Float[Tensor, "N"]]
     evidence: EvidenceOfViews
+
+    def has(self, lane: int, turn: int) -> bool:
+        """Whether the view of that turn in a lane is in memory, weights and all."""
+        return self.views[lane][turn] in self.kept
+
+    def view(self, lane: int, turn: int) -> TrainingView:
+        number = self.views[lane][turn]
+        return self.kept.get(number) or self.reader(number)
 
     def gathered(self) -> tuple[Float[Tensor, "N"], EvidenceOfViews] | None:
         """Of all processes, in the first one; None in the others. Lanes are added up in their order."""
         parts = to_rank_zero((self.visibility, self.evidence))
         if parts is None:
             return None
-        by_lane: dict[int, Tensor] = {}
-        for visibility, evidence in parts:
-            by_lane |= visibility
-            if evidence is not self.evidence:
-                self.evidence.take(evidence)
+        by_lane = {lane: visibility for lanes, _ in parts for lane, visibility in lanes.items()}
         total = by_lane[0].clone()
         for lane in range(1, len(by_lane)):
             total += by_lane[lane]
-        return total.float(), self.evidence
+        return total.float(), self.evidence.merged([evidence for _, evidence in parts[1:]])
 
 
 def prepare(
-    scene: Scene, blender: Blender, lanes: Lanes, *, pixels_per_view: int, budget_gb: float, seed: int
+    reader: Reader,
+    blender: Blender,
+    lanes: Lanes,
+    *,
+    evidence_views: int,
+    budget_gb: float,
+    on_view: OnStep | None = None,
 ) -> Prepared:
     """The views of this process's lanes, the visibility of each Gaussian, and what the segments cover.
 
-    Views with segments are numbered among themselves, and so are those without, which count for visibility only. W
-    stays in memory for the first views that fit into the budget, which is each process's own.
+    Views with segments are numbered among themselves, and so are those without, which count for visibility only. In
+    memory stay the first views that fit into the budget, which is each process's own. on_view: see `lift`.
     """
-    views: dict[int, list[TrainingView]] = {lane: [] for lane in lanes.own}
-    visibility = {lane: torch.zeros(len(blender.gaussians), dtype=torch.float64) for lane in lanes.own}
-    used, evidence = 0.0, EvidenceOfViews(scene.classes)
-    seen = {True: 0, False: 0}
-    for number, view in enumerate(scene.train):
-        place = seen[view.segments is None]
-        seen[view.segments is None] += 1
-        if not lanes.owns(place):
-            continue
-        lane = place % lanes.count
-        generator = Generator().manual_seed(seed_of(seed, Purpose.LIFT_CANDIDATES, number))
-        camera = view.camera
-        pixels = candidates(camera.height, camera.width, pixels_per_view, generator)
+    scene, count = reader.scene, len(blender.gaussians)
+    views: dict[int, list[int]] = {lane: [] for lane in lanes.own}
+    visibility = {lane: torch.zeros(count, dtype=torch.float64) for lane in lanes.own}
+    kept: dict[int, TrainingView] = {}
+    used, things, evidence = 0.0, False, EvidenceOfViews(scene.classes, count, evidence_views)
+    mine = [(number, place) for number, place in enumerate(_places(scene)) if lanes.owns(place)]
+    turns = _turns(scene, evidence_views, reader.seed)
+    for done, (number, place) in enumerate(sorted(mine, key=lambda one: turns[one[0]]), start=1):
+        lane, view = place % lanes.count, scene.train[number]
+        pixels = reader.pixels(number)
         weights = blender(view, pixels)
-        scale = camera.height * camera.width / len(pixels)
+        scale = view.camera.height * view.camera.width / len(pixels)
         visibility[lane] += weights.totals() * scale
-        if view.segments is None:
-            continue
-        segments = read_segments(view, len(scene.classes))
-        weights = weights.half()
-        fits = used + weights.nbytes <= budget_gb * 1e9
-        used += weights.nbytes if fits else 0
-        things = thing_pixels(segments, pixels, scene.classes)
-        labelled = labelled_pixels(segments, pixels)
-        if len(things) or len(labelled):
-            evidence.add(number, weights, things, labelled, scale)
-            views[lane].append(TrainingView(view, pixels, things, labelled, weights if fits else None))
-    mine = [view for own in views.values() for view in own]
-    cached = sum(view.weights is not None for view in mine)
-    log.info("lifting from %d views, weights of %d cached: %.2f GB", len(mine), cached, used / 1e9)
-    if not any_of_all(any(len(view.things) for view in mine)):
+        if view.segments is not None:
+            weights = weights.half()
+            found = replace(reader(number), weights=weights)
+            if len(found.things) or len(found.labelled):
+                evidence.add(number, turns[number], weights, found.things, found.labelled, scale)
+                views[lane].append(number)
+                things |= len(found.things) > 0
+                if used + found.nbytes <= budget_gb * 1e9:
+                    used += found.nbytes
+                    kept[number] = found
+        if on_view is not None:
+            on_view(done, {"of": float(len(mine))})
+    in_order = {lane: sorted(own) for lane, own in views.items()}
+    log.info(
+        "lifting from %d views, of which %d stay in memory: %.2f GB",
+        *(sum(map(len, views.values())), len(kept), used / 1e9),
+    )
+    if not any_of_all(things):
         raise SceneError(
             f"{scene.name}: no training view has a segment of a thing; put maps into masks/, or make them with "
             "`gslift masks`"
         )
-    return Prepared(views, visibility, evidence)
+    return Prepared(reader, in_order, kept, visibility, evidence)
+
+
+def _places(scene: Scene) -> list[int]:
+    """Of each training view its place among those with segments, or among those without."""
+    seen = {True: 0, False: 0}
+    places = []
+    for view in scene.train:
+        places.append(seen[view.segments is None])
+        seen[view.segments is None] += 1
+    return places
+
+
+def _turns(scene: Scene, evidence_views: int, seed: int) -> list[int]:
+    """When each training view has its turn to give evidence: in order if all may, else at random."""
+    count = len(scene.train)
+    if count <= evidence_views:
+        return list(range(count))
+    generator = Generator().manual_seed(seed_of(seed, Purpose.LIFT_EVIDENCE, 0))
+    turns: list[int] = torch.randperm(count, generator=generator).tolist()
+    return turns
 
 
 def check_segments(scene: Scene) -> str:
