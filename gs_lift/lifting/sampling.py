@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from gs_lift.segmentation import VOID, Classes, Segments
@@ -25,6 +25,12 @@ class ThingPixels:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def within(self, inside: Bool[Tensor, "C"]) -> "ThingPixels":
+        """Those of candidate pixels that are `inside`; a segment without any is gone."""
+        taken = inside[self.rows]
+        _, segment = torch.unique_consecutive(self.segment[taken], return_inverse=True)
+        return ThingPixels(self.rows[taken], segment, self.confidence[taken], _offsets(segment))
+
 
 @dataclass(frozen=True)
 class LabelledPixels:
@@ -36,6 +42,11 @@ class LabelledPixels:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def within(self, inside: Bool[Tensor, "C"]) -> "LabelledPixels":
+        """As of ThingPixels."""
+        taken = inside[self.rows]
+        return LabelledPixels(self.rows[taken], self.classes[taken], self.confidence[taken])
 
 
 def candidates(height: int, width: int, limit: int, generator: Generator) -> Int[Tensor, "C"]:
@@ -55,9 +66,14 @@ def thing_pixels(segments: Segments, pixels: Int[Tensor, "C"], classes: Classes)
     _, segment = torch.unique(instance[rows], return_inverse=True)
     order = torch.argsort(segment, stable=True)
     rows, segment = rows[order], segment[order]
-    offsets = torch.zeros(int(segment.max()) + 2 if len(segment) else 1, dtype=torch.int64)
+    return ThingPixels(rows, segment, segments.confidence.flatten()[pixels][rows].float(), _offsets(segment))
+
+
+def _offsets(segment: Int[Tensor, "T"]) -> Int[Tensor, "L1"]:
+    """Where each of segments 0, 1, ..., in this order, begins, and where the last one ends."""
+    offsets = torch.zeros(int(segment[-1]) + 2 if len(segment) else 1, dtype=torch.int64)
     torch.cumsum(torch.bincount(segment, minlength=len(offsets) - 1), dim=0, out=offsets[1:])
-    return ThingPixels(rows, segment, segments.confidence.flatten()[pixels][rows].float(), offsets)
+    return offsets
 
 
 def labelled_pixels(segments: Segments, pixels: Int[Tensor, "C"]) -> LabelledPixels:

@@ -1,10 +1,11 @@
 """Lifting by gradient descent: geometry is frozen, so rendering an embedding E is W @ E with constant W."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import torch
+from jaxtyping import Int
 from torch import Generator, Tensor
 
 from gs_lift.ahead import Ahead
@@ -60,6 +61,7 @@ def lift(
     gaussians: Gaussians,
     config: LiftConfig | None = None,
     *,
+    rows: Int[Tensor, "M"] | None = None,
     backend: str = "cpu",
     seed: int = 0,
     memory_budget_gb: float = 2.0,
@@ -72,6 +74,8 @@ def lift(
     Nothing moves a Gaussian. Embeddings are learnt on the CPU, whatever `backend` makes the blending weights. A start
     from a checkpoint ends with the same bytes as an uninterrupted run, on any number of threads.
 
+    rows: the Gaussians to learn of, a block of the scene: the result has a row for each; the others only hide what is
+    behind them, and pixels that show mostly those are left out. None = all.
     memory_budget_gb: for segments and weights that are kept; those of other views are made when they are needed.
     on_step: called with (step, {"loss", "semantic", and each loss by name}) after every step, from 1 to config.steps;
     if it raises KeyboardInterrupt, the step's state is saved first. on_view: called before, as each view is looked at
@@ -89,11 +93,7 @@ def lift(
     check_batches(lift=config.batch)
     if not scene.train:
         raise SceneError(f"{scene.name}: no training views to lift from")
-    gaussians = gaussians.detach()
-    # Neighbours in space become neighbours in memory: smoothing is then 1.4 times as fast.
-    order = spatial_order(gaussians.means)
-    gaussians = gaussians.rows(order)
-    blender = Blender(gaussians, backend, config.minimum_weight)
+    blender, gaussians, order = _blender(gaussians, rows, config, backend)
     segmented = sum(view.segments is not None for view in scene.train)
     lanes = Lanes(max(1, min(config.batch, segmented)), seed)
     prepared = prepare(
@@ -132,6 +132,24 @@ def lift(
         return Embeddings(*learnt, torch.zeros(len(gaussians)))
     visibility, evidence = gathered
     return Embeddings(*learnt, visibility[place], evidence.result(order))
+
+
+def _blender(
+    gaussians: Gaussians, rows: Int[Tensor, "M"] | None, config: LiftConfig, backend: str
+) -> tuple[Blender, Gaussians, Int[Tensor, "M"]]:
+    """What makes W, the Gaussians of its columns, and which of those to learn of each is.
+
+    Columns are in spatial order: neighbours in space become neighbours in memory, smoothing is 1.4 times as fast.
+    """
+    geometry = replace(gaussians.detach(), shN=gaussians.shN[:, :0].detach())
+    own = geometry if rows is None else geometry.rows(rows)
+    order = spatial_order(own.means)
+    own = own.rows(order)
+    if rows is None:
+        return Blender(own, backend, config.minimum_weight), own, order
+    block = torch.full((len(geometry),), -1)
+    block[rows[order.cpu()]] = torch.arange(len(rows))
+    return Blender(geometry, backend, config.minimum_weight, block), own, order
 
 
 def _resume(learners: _Learners, checkpoints: Checkpoints | None) -> int:

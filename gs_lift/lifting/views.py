@@ -5,8 +5,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Generator, Tensor
 
 from gs_lift.distributed import any_of_all, to_rank_zero
@@ -27,13 +28,35 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Blender:
-    """Makes rows of W for the pixels of a camera: the frozen geometry and how it is rendered."""
+    """Makes rows of W for the pixels of a camera: the frozen geometry and how it is rendered.
+
+    block: of each Gaussian its column of W, -1 = it only hides what is behind it; None = all have columns.
+    """
 
     gaussians: Gaussians
     backend: str
     minimum: float
+    block: Int[Tensor, "N"] | None = None
+
+    @property
+    def columns(self) -> int:
+        """Of W."""
+        return len(self.gaussians) if self.block is None else int((self.block >= 0).sum())
 
     def __call__(self, view: View, pixels: Int[Tensor, "Q"]) -> Weights:
+        """W's rows of these pixels."""
+        weights = self._of_all(view, pixels)
+        return weights if self.block is None else weights.of_columns(self.block, self.columns)
+
+    def judged(self, view: View, pixels: Int[Tensor, "Q"]) -> tuple[Weights, Bool[Tensor, "Q"] | None]:
+        """W's rows, and which of these pixels show the block more than what is not of it; None = all."""
+        weights = self._of_all(view, pixels)
+        if self.block is None:
+            return weights, None
+        own = weights.of_columns(self.block, self.columns)
+        return own, own.alphas() > 0.5 * weights.alphas()
+
+    def _of_all(self, view: View, pixels: Int[Tensor, "Q"]) -> Weights:
         return blending_weights(
             self.gaussians, view.camera, pixels=pixels, minimum=self.minimum, backend=self.backend
         )
@@ -54,6 +77,10 @@ class TrainingView:
         """Memory that it takes, in bytes."""
         tensors = [self.pixels, *vars(self.things).values(), *vars(self.labelled).values()]
         return sum(tensor.nbytes for tensor in tensors) + (self.weights.nbytes if self.weights else 0)
+
+    def within(self, inside: Bool[Tensor, "C"]) -> "TrainingView":
+        """The same, to learn from those candidate pixels alone that are `inside`."""
+        return replace(self, things=self.things.within(inside), labelled=self.labelled.within(inside))
 
     def rows(self, parts: Sequence[Int[Tensor, "_"]], blender: Blender) -> list[PickedRows]:
         """W's rows of the candidate pixels at each of `parts`, in that order."""
@@ -96,14 +123,16 @@ class Reader:
 class Prepared:
     """What this process has of the training views: those of its lanes.
 
-    views: of each of its lanes the numbers of those with segments; kept: of these what stays in memory. visibility: of
-    each of its lanes the blending weight of each Gaussian summed over all pixels, in float64; where a view has more
-    pixels than are used, scaled up.
+    views: of each of its lanes the numbers of those with segments; kept: of these what stays in memory. inside: of each
+    the candidate pixels that show the block, as bits; of a whole scene none. visibility: of each of its lanes the
+    blending weight of each Gaussian summed over all pixels, in float64; where a view has more pixels than are used,
+    scaled up.
     """
 
     reader: Reader
     views: dict[int, list[int]]
     kept: dict[int, TrainingView]
+    inside: dict[int, UInt8[np.ndarray, "_"]]
     visibility: dict[int, Float[Tensor, "N"]]
     evidence: EvidenceOfViews
 
@@ -113,7 +142,10 @@ class Prepared:
 
     def view(self, lane: int, turn: int) -> TrainingView:
         number = self.views[lane][turn]
-        return self.kept.get(number) or self.reader(number)
+        if number in self.kept:
+            return self.kept[number]
+        view, inside = self.reader(number), self.inside.get(number)
+        return view if inside is None else view.within(_unpacked(inside, len(view.pixels)))
 
     def gathered(self) -> tuple[Float[Tensor, "N"], EvidenceOfViews] | None:
         """Of all processes, in the first one; None in the others. Lanes are added up in their order."""
@@ -141,17 +173,18 @@ def prepare(
     Views with segments are numbered among themselves, and so are those without, which count for visibility only. In
     memory stay the first views that fit into the budget, which is each process's own. on_view: see `lift`.
     """
-    scene, count = reader.scene, len(blender.gaussians)
+    scene, count = reader.scene, blender.columns
     views: dict[int, list[int]] = {lane: [] for lane in lanes.own}
     visibility = {lane: torch.zeros(count, dtype=torch.float64) for lane in lanes.own}
     kept: dict[int, TrainingView] = {}
+    inside: dict[int, UInt8[np.ndarray, "_"]] = {}
     used, things, evidence = 0.0, False, EvidenceOfViews(scene.classes, count, evidence_views)
     mine = [(number, place) for number, place in enumerate(_places(scene)) if lanes.owns(place)]
     turns = _turns(scene, evidence_views, reader.seed)
     for done, (number, place) in enumerate(sorted(mine, key=lambda one: turns[one[0]]), start=1):
         lane, view = place % lanes.count, scene.train[number]
         pixels = reader.pixels(number)
-        weights = blender(view, pixels)
+        weights, shows = blender.judged(view, pixels)
         scale = view.camera.height * view.camera.width / len(pixels)
         visibility[lane] += weights.totals() * scale
         if view.segments is not None:
@@ -159,6 +192,10 @@ def prepare(
             found = replace(reader(number), weights=weights)
             if len(found.things) or len(found.labelled):
                 evidence.add(number, turns[number], weights, found.things, found.labelled, scale)
+            if shows is not None:
+                found = found.within(shows)
+                inside[number] = np.packbits(shows.numpy())
+            if len(found.things) or len(found.labelled):
                 views[lane].append(number)
                 things |= len(found.things) > 0
                 if used + found.nbytes <= budget_gb * 1e9:
@@ -176,7 +213,11 @@ def prepare(
             f"{scene.name}: no training view has a segment of a thing; put maps into masks/, or make them with "
             "`gslift masks`"
         )
-    return Prepared(reader, in_order, kept, visibility, evidence)
+    return Prepared(reader, in_order, kept, inside, visibility, evidence)
+
+
+def _unpacked(bits: UInt8[np.ndarray, "_"], count: int) -> Bool[Tensor, "C"]:
+    return torch.from_numpy(np.unpackbits(bits, count=count).astype(bool))
 
 
 def _places(scene: Scene) -> list[int]:

@@ -62,6 +62,14 @@ class Weights:
         """The rows at `index`, in that order, without a copy."""
         return PickedRows(self, index.contiguous())
 
+    def of_columns(self, place: Int[Tensor, "N"], count: int) -> "Weights":
+        """The same of `count` Gaussians alone; place: the new column of each old one, -1 = it is left out."""
+        moved = place[self.indices.long()]
+        taken = moved >= 0
+        entries = torch.zeros(len(taken) + 1, dtype=torch.int64)
+        torch.cumsum(taken, dim=0, out=entries[1:])
+        return Weights(entries[self.indptr], moved[taken].int(), self.values[taken], count)
+
     def half(self) -> "Weights":
         """The same with values rounded to the nearest float16: 6 bytes an entry instead of 8.
 
@@ -74,6 +82,11 @@ class Weights:
         sums = torch.zeros(self.columns, dtype=torch.float64)
         _native.weights_add_totals(self.indices.numpy(), self.values.numpy(), sums.numpy())
         return sums
+
+    def alphas(self) -> Float[Tensor, "P"]:
+        """Weight of each row summed over all Gaussians, float64."""
+        rows = torch.repeat_interleave(torch.arange(len(self)), self.indptr.diff())
+        return torch.zeros(len(self), dtype=torch.float64).index_add_(0, rows, self.values.double())
 
     def blend(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "P D"]:
         """W @ features, differentiable by the features, float32 or float64.
