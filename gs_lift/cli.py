@@ -133,13 +133,24 @@ def fit(
     overwrite: Overwrite = False,
     view: Annotated[bool, typer.Option("--view", help="Serve the scene as it grows; needs viser.")] = False,
     port: Annotated[int, typer.Option(help="Port of --view, on this machine only.")] = 8080,
+    jobs: Annotated[
+        int | None, typer.Option(help="Blocks of a large scene at a time; one after the other if left out.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="Of blocks; local: processes here, ray: a Ray cluster.")
+    ] = "local",
+    address: Address = None,
+    cpus: Annotated[int | None, typer.Option(help="Threads per block; cores / jobs if left out.")] = None,
+    gpus: Annotated[float, typer.Option(help="CUDA devices per block.")] = 0,
 ) -> None:
     """Fit a scene as 3D Gaussians and lift its 2D segments onto them. Processes of torchrun share the work."""
+    from gs_lift.batch import BatchConfig, lift_blocks_by
     from gs_lift.config import load_config
     from gs_lift.distributed import joined
     from gs_lift.pipeline import fit_run
 
     reporter = _reporter(shared=True)
+    how = BatchConfig(engine, jobs, cpus, gpus, address)
     named = [f"data.segments={segments.absolute()}"] if segments is not None else []
     settings = load_config(config, [*named, *(overrides or [])])
     growth = _growth(port, reporter) if view and _rank() == 0 else None
@@ -154,6 +165,7 @@ def fit(
                 resume=not no_resume,
                 reporter=reporter,
                 watcher=growth,
+                lift_blocks=None if how == BatchConfig() else lift_blocks_by(how, reporter),
             )
     finally:
         if growth is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gs_lift.blocks import BlocksConfig
 from gs_lift.clustering import ClusterConfig
 from gs_lift.datasets import DataConfig
 from gs_lift.errors import BackendError, ConfigError, pick, suggestion
@@ -45,6 +46,8 @@ class Config:
     """How the Gaussians are fitted to the photos."""
     lift: LiftConfig = field(default_factory=LiftConfig)
     """How the segments are lifted into embeddings."""
+    blocks: BlocksConfig = field(default_factory=BlocksConfig)
+    """How a scene that is larger than memory is cut."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     """How the embeddings become instances."""
 

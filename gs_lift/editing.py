@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gs_lift.block_runs import block_runs, in_blocks
 from gs_lift.clustering import ClusterConfig
 from gs_lift.clustering.hierarchy import Ints
 from gs_lift.edits import (
@@ -90,6 +91,12 @@ class Editor:
     """
 
     def __init__(self, run: Run, *, reporter: Reporter | None = None):
+        if in_blocks(run):
+            first = block_runs(run)[0].folder
+            raise RunError(
+                f"{run.folder}: was lifted in blocks, which are looked at and edited one by one: wanted {first} or "
+                f"another one there; then gslift segment {run.folder} joins them"
+            )
         self.run, self.config = run, run.config
         self._free: Instances | None = None
         self._shown: Sparse | None = None

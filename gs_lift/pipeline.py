@@ -13,6 +13,16 @@ import numpy as np
 import torch
 
 from gs_lift import __version__, ply
+from gs_lift.block_runs import (
+    block_of,
+    block_runs,
+    in_blocks,
+    is_block,
+    make_blocks,
+    read_blocks,
+    take_settings,
+)
+from gs_lift.blocks import join, together
 from gs_lift.checkpoint import Checkpoints
 from gs_lift.clustering import OF_THE_TREE, cluster, detections, read_constraints, saved_tree
 from gs_lift.config import Config, config_hash
@@ -47,6 +57,10 @@ OWN = ("run.json", "config.yaml", "metrics.jsonl", "scores.json")
 
 LOG_EVERY = 20
 """Steps between two lines of metrics.jsonl."""
+
+
+LiftBlocks = Callable[[Sequence[Run]], None]
+"""Lifts the runs of blocks, in any order."""
 
 
 @runtime_checkable
@@ -101,8 +115,11 @@ def fit_run(
     resume: bool = True,
     reporter: Reporter | None = None,
     watcher: Watcher | None = None,
+    lift_blocks: LiftBlocks | None = None,
 ) -> Run:
     """Fit a scene (or take `splat`), lift its segments, and leave both in the run folder, `runs/<scene>` by default.
+
+    A scene of more than `blocks.gaussians` Gaussians is lifted in blocks: one after the other, or by `lift_blocks`.
 
     Inside `distributed.joined` all processes call it alike and share the work. The first one alone has a run folder and
     writes; the scene has to be readable by all.
@@ -142,7 +159,7 @@ def fit_run(
         from_rank_zero(None)
     else:
         _fit_stage(run, scene, config, reporter, watcher)
-    _lift_stage(run, scene, config, reporter)
+    _lift_stage(run, scene, config, reporter, lift_blocks)
     return run
 
 
@@ -272,13 +289,25 @@ def _starting_points(
         return torch.from_numpy(saved["points"]), torch.from_numpy(saved["colors"])
 
 
-def _lift_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> None:
+def _lift_stage(
+    run: Run, scene: Scene, config: Config, reporter: Reporter, lift_blocks: LiftBlocks | None = None
+) -> None:
+    take_settings(run, config)
     if run.done("lift"):
         reporter.say(f"lift: done before ({run.result('lift')})")
         from_rank_zero(None)
         return
+    rows = None
+    whole = run
+    if is_block(run):
+        whole, block = block_of(run)
+        rows = block.rows
+        scene = replace(scene, train=tuple(scene.train[view] for view in block.views.tolist()))
     # From the file, not from memory: a resumed run and an uninterrupted one start from the same numbers.
-    gaussians = from_rank_zero(ply.read_splat(run.result("fit"))).to(config.device)
+    gaussians = ply.read_splat(whole.result("fit"))
+    if 0 < config.blocks.gaussians < len(gaussians):
+        return _lift_in_blocks(run, scene, gaussians, config, reporter, lift_blocks)
+    gaussians = from_rank_zero(gaussians).to(config.device)
     with _timed(run, "lift", config.lift.steps, reporter) as on_step:
         checkpoints = Checkpoints(run.checkpoints("lift"), config.checkpoint_every)
         embeddings = lift(
@@ -286,15 +315,53 @@ def _lift_stage(run: Run, scene: Scene, config: Config, reporter: Reporter) -> N
             gaussians,
             config.lift,
             backend=config.backend,
+            rows=rows,
             seed=config.seed,
             memory_budget_gb=config.memory_budget_gb,
             checkpoints=checkpoints,
             on_step=on_step,
             on_view=_before(on_step),
         )
-        content = vars(embeddings) | {"evidence": vars(embeddings.evidence) if embeddings.evidence else None}
-        write_atomic(run.result("lift"), lambda file: torch.save(content, file))
+        _write_embeddings(run, embeddings)
         checkpoints.clear()
+
+
+def _write_embeddings(run: Run, embeddings: Embeddings) -> None:
+    content = vars(embeddings) | {"evidence": vars(embeddings.evidence) if embeddings.evidence else None}
+    write_atomic(run.result("lift"), lambda file: torch.save(content, file))
+
+
+def _lift_in_blocks(
+    run: Run,
+    scene: Scene,
+    gaussians: Gaussians,
+    config: Config,
+    reporter: Reporter,
+    lift_blocks: LiftBlocks | None,
+) -> None:
+    """Cut the scene, lift its blocks, and put together what they have learnt."""
+    count = len(gaussians)
+    if world().size > 1:
+        raise ConfigError(
+            f"{count} Gaussians are lifted in blocks, each by one process (gslift fit --jobs or --engine ray); for "
+            "torchrun to share them wanted --set blocks.gaussians=0"
+        )
+    if not in_blocks(run):
+        with _timed(run, "split", len(scene.train), reporter) as on_view:
+            make_blocks(run, scene, gaussians.to(config.device), config, on_view=on_view)
+    del gaussians
+    blocks = read_blocks(run)
+    cores = ", ".join(f"{len(block.rows):,}" for block in blocks[:8]) + (", ..." if len(blocks) > 8 else "")
+    reporter.say(f"lift: {count:,} Gaussians in {len(blocks)} blocks of {cores}")
+    if lift_blocks is not None:
+        lift_blocks(block_runs(run))
+    with _timed(run, "lift", len(blocks), SilentReporter()):
+        for number, each in enumerate(block_runs(run), start=1):
+            if not each.done("lift"):
+                reporter.say(f"block {number} of {len(blocks)}: {len(blocks[number - 1].views)} views")
+                _lift_stage(each, scene, each.config, reporter)
+        found = (read_embeddings(each) for each in block_runs(run))
+        _write_embeddings(run, together(blocks, found, count))
 
 
 def read_gaussians(run: Run) -> Gaussians:
@@ -323,16 +390,18 @@ def read_segmentation(run: Run) -> tuple[Instances, Recipe]:
     _require(run, "segment")
     with _readable(run.result("segment")):
         saved = torch.load(run.result("segment"), weights_only=True)
-        instances = Instances(**saved["instances"], parts=Parts(**saved["parts"]))
-        saved_tree(instances.tree)  # a file of another version may lack something
+        parts = saved["parts"]
+        instances = Instances(**saved["instances"], parts=None if parts is None else Parts(**parts))
+        if instances.tree:  # none where blocks were joined
+            saved_tree(instances.tree)  # a file of another version may lack something
         return instances, Recipe.from_json(json.loads(saved["cut"]))
 
 
 def write_segmentation(run: Run, instances: Instances, recipe: Recipe) -> None:
     """Make this the run's last cut; scores of another one are removed."""
-    assert instances.parts is not None
     content = {name: value for name, value in vars(instances).items() if name != "parts"}
-    saved = {"instances": content, "parts": vars(instances.parts), "cut": json.dumps(recipe.to_json())}
+    parts = None if instances.parts is None else vars(instances.parts)
+    saved = {"instances": content, "parts": parts, "cut": json.dumps(recipe.to_json())}
     (run.folder / "scores.json").unlink(missing_ok=True)  # first: they are of another cut
     write_atomic(run.result("segment"), lambda file: torch.save(saved, file))
 
@@ -376,6 +445,8 @@ def segment_run(
     config = run.config
     if fixed := sorted(set(changes or {}) & set(OF_THE_TREE)):
         raise ConfigError(f"cluster.{fixed[0]}: another cut cannot change it; use --set and --overwrite")
+    if in_blocks(run):
+        return _segment_blocks(run, changes, constraints, reporter)
     written = read_constraints(constraints) if constraints else None
     if not run.done("segment"):
         gaussians, embeddings = read_gaussians(run), read_embeddings(run)
@@ -398,6 +469,29 @@ def segment_run(
     instances = recipe.instances(instances, embeddings, gaussians, classes, config.cluster)
     log.info("cut again in %.2f s", time.perf_counter() - start)
     write_segmentation(run, instances, recipe)
+    return instances
+
+
+def _segment_blocks(
+    run: Run, changes: Mapping[str, Any] | None, constraints: Path | None, reporter: Reporter
+) -> Instances:
+    """Each block, and then their instances joined."""
+    _require(run, "lift")
+    if constraints is not None:
+        raise RunError(
+            f"{constraints}: {run.name} was lifted in blocks, which number their objects each in its own way; wanted "
+            f"constraints for a block: gslift segment {block_runs(run)[0].folder} --constraints ..."
+        )
+    for each in block_runs(run):
+        segment_run(each, changes=changes, reporter=reporter)
+    made = max(each.result("segment").stat().st_mtime_ns for each in block_runs(run))
+    if run.done("segment") and run.result("segment").stat().st_mtime_ns >= made:
+        return read_instances(run)
+    last = read_segmentation(run)[1] if run.done("segment") else Recipe()
+    with _timed(run, "segment", None, SilentReporter()):
+        found = [replace(read_instances(each), tree={}) for each in block_runs(run)]
+        instances = join(read_blocks(run), found, len(read_embeddings(run)))
+        write_segmentation(run, instances, last if changes is None else Recipe(dict(changes)))
     return instances
 
 
@@ -483,6 +577,10 @@ def evaluate_run(
     """Score a run on its scene's test views by each protocol, segmenting it first if need be; kept in scores.json."""
     reporter = reporter or SilentReporter()
     config, scene = run.config, read_scene(run)
+    if is_block(run):
+        raise RunError(
+            f"{run.folder}: a block has no score; wanted the run that it is of, {block_of(run)[0].folder}"
+        )
     if not scene.test:
         raise RunError(f"{run.scene}: no test views to score on")
     gaussians, embeddings = read_gaussians(run), read_embeddings(run)

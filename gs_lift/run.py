@@ -9,6 +9,7 @@ embeddings.pt   what lifting learnt     (stage lift)
 instances.pt    the objects             (stage segment)
 edits.json      what the user has corrected (see edits.py)
 fit/ lift/      checkpoints while a stage runs
+blocks/         a run for each block of a large scene (see block_runs.py)
 """
 
 import hashlib
@@ -32,10 +33,20 @@ log = logging.getLogger(__name__)
 STAGES = ("points", "fit", "lift", "segment")
 """In order; each reads what those before it wrote."""
 
+BLOCKS = "blocks"
+"""Folder of the runs of blocks."""
+
 _RESULTS = {"points": "points.npz", "fit": "splat.ply", "lift": "embeddings.pt", "segment": "instances.pt"}
 _FIRST_STAGE = {
     **{"data.segments": "lift", "data.unlabelled": "lift", "data.check_splat": "fit"},
-    **{"data": "points", "seed": "points", "fit": "fit", "lift": "lift", "cluster": "segment"},
+    **{
+        "data": "points",
+        "seed": "points",
+        "fit": "fit",
+        "lift": "lift",
+        "blocks": "lift",
+        "cluster": "segment",
+    },
 }
 """Of a field, or of all those of a section."""
 
@@ -131,6 +142,8 @@ class Run:
         for later in STAGES[STAGES.index(stage) :]:
             self.result(later).unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints(later), ignore_errors=True)
+        if STAGES.index(stage) <= STAGES.index("lift"):
+            shutil.rmtree(self.folder / BLOCKS, ignore_errors=True)
         (self.folder / "scores.json").unlink(missing_ok=True)
 
     def forget(self, stage: str) -> None:
@@ -177,7 +190,8 @@ def open_run(folder: Path) -> Run:
 
 def latest_run(root: Path) -> Run:
     """The run under `root` that was written to last."""
-    records = sorted(root.glob("**/run.json"), key=lambda path: path.stat().st_mtime_ns)
+    records = [path for path in root.glob("**/run.json") if path.parent.parent.name != BLOCKS]
+    records.sort(key=lambda path: path.stat().st_mtime_ns)
     if not records:
         raise RunError(f"{root}: no runs here; make one with `gslift fit SCENE`, or name its folder")
     return Run(records[-1].parent)

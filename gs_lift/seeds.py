@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     LIFT_START = 7
     LIFT_CANDIDATES = 8
     LIFT_EVIDENCE = 9
+    BLOCKS = 10
 
 
 def seed_of(seed: int, purpose: Purpose, count: int) -> int:

@@ -10,8 +10,9 @@ from gs_lift.batch.engines import ENGINES, BatchConfig, open_engine
 from gs_lift.batch.scenes import list_scenes
 from gs_lift.batch.task import PROTOCOLS_OF_TABLES, Result, Task, finished
 from gs_lift.config import Config
-from gs_lift.errors import ConfigError
-from gs_lift.pipeline import Reporter, SilentReporter
+from gs_lift.errors import ConfigError, RunError
+from gs_lift.pipeline import LiftBlocks, Reporter, SilentReporter
+from gs_lift.run import Run
 
 __all__ = [
     "ENGINES",
@@ -21,6 +22,7 @@ __all__ = [
     "Result",
     "Task",
     "batch_tasks",
+    "lift_blocks_by",
     "list_scenes",
     "run_batch",
 ]
@@ -97,6 +99,22 @@ def run_batch(
                 reporter.say(f"stopping {scenes} at a whole step; Ctrl-C again kills what runs")
             raise
     return [outcomes[task.name] for task in tasks]
+
+
+def lift_blocks_by(config: BatchConfig, reporter: Reporter) -> LiftBlocks:
+    """For `fit_run`: the blocks of a large scene, each lifted and segmented in a process of its own.
+
+    What it gives raises RunError where a block failed, after the others are done.
+    """
+
+    def lift_blocks(runs: Sequence[Run]) -> None:
+        tasks = [Task(run.scene, run.folder.absolute(), run.config) for run in runs]
+        outcomes = run_batch(tasks, config, reporter=reporter)
+        if failed := [one for one in outcomes if one.result is None]:
+            named = ", ".join(f"{one.task.folder} ({one.reason})" for one in failed)
+            raise RunError(f"{len(failed)} of {len(runs)} blocks failed: {named}; the same command goes on")
+
+    return lift_blocks
 
 
 def _outcome(task: Task, reason: str | None) -> Outcome:

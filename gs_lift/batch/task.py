@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from gs_lift.block_runs import is_block
 from gs_lift.config import Config, config_hash
 from gs_lift.files import locked, write_text_atomic
 from gs_lift.pipeline import (
@@ -120,7 +121,7 @@ def do_scene(task: Task, reporter: Reporter) -> Result:
         instances = segment_run(run, reporter=reporter)
         write_outputs(run, task.labels)
         scores = None
-        if read_scene(run).test:
+        if read_scene(run).test and not is_block(run):
             scores = scored_run(run, PROTOCOLS_OF_TABLES)
             scores = scores or evaluate_run(run, PROTOCOLS_OF_TABLES, reporter=reporter)
         result = Result(

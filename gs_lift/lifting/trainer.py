@@ -236,9 +236,11 @@ class _Taker:
 
 def _take_step(step: int, learners: _Learners, taker: _Taker) -> dict[str, float]:
     """One view: embeddings by its thing pixels, class logits by all its labelled pixels."""
-    (taken,) = taker(step)
-    view, things, labelled = taken.view, taken.things, taken.labelled
     figures = {"loss": 0.0, "semantic": 0.0}
+    taken = next(taker(step), None)
+    if taken is None:  # a block without segments
+        return figures
+    view, things, labelled = taken.view, taken.things, taken.labelled
     if len(things):
         figures |= learners.instances.learn(step, view, things, taken.of_things)
     if len(labelled):

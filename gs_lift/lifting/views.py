@@ -208,7 +208,7 @@ def prepare(
         "lifting from %d views, of which %d stay in memory: %.2f GB",
         *(sum(map(len, views.values())), len(kept), used / 1e9),
     )
-    if not any_of_all(things):
+    if not any_of_all(things) and blender.block is None:
         raise SceneError(
             f"{scene.name}: no training view has a segment of a thing; put maps into masks/, or make them with "
             "`gslift masks`"
