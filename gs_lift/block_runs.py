@@ -16,7 +16,6 @@ from gs_lift.blocks import Block, split
 from gs_lift.config import Config, differences, dump_config
 from gs_lift.errors import RunError
 from gs_lift.files import write_atomic, write_text_atomic
-from gs_lift.gaussians import Gaussians
 from gs_lift.progress import OnStep
 from gs_lift.run import BLOCKS, STAGES, Run, stage_of_field
 from gs_lift.scene import Scene
@@ -53,12 +52,18 @@ def block_of(run: Run) -> tuple[Run, Block]:
     return whole, read_blocks(whole)[int(run.folder.name) - 1]
 
 
-def make_blocks(
-    run: Run, scene: Scene, gaussians: Gaussians, config: Config, *, on_view: OnStep | None = None
-) -> list[Run]:
+def make_blocks(run: Run, scene: Scene, config: Config, *, on_view: OnStep | None = None) -> list[Run]:
     """Cut the Gaussians of a run into blocks, and make a run for each, fitted but not lifted."""
     shutil.rmtree(run.folder / BLOCKS, ignore_errors=True)  # of a call that was killed
-    blocks = split(scene, gaussians, config.blocks, backend=config.backend, seed=config.seed, on_view=on_view)
+    splat = run.result("fit")
+    blocks = split(
+        scene,
+        ply.read_splat(splat, sh_degree=0).to(config.device),
+        config.blocks,
+        backend=config.backend,
+        seed=config.seed,
+        on_view=on_view,
+    )
     record = {key: value for key, value in run.record.items() if key in ("scene", "segments")}
     for number, block in enumerate(blocks):
         each = Run(_folder(run, number))
@@ -67,7 +72,7 @@ def make_blocks(
             **record, splat=None, splat_sha256=None, name=f"{run.name} block {each.folder.name}"
         )
         write_text_atomic(each.folder / "config.yaml", dump_config(config_of_blocks(config)))
-        ply.write_splat(each.result("fit"), gaussians.rows(block.rows).to("cpu"))
+        ply.write_splat(each.result("fit"), ply.read_splat(splat, rows=block.rows))
     write_atomic(_plan(run), lambda file: torch.save([vars(block) for block in blocks], file))
     return block_runs(run)
 

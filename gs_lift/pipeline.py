@@ -304,9 +304,9 @@ def _lift_stage(
         rows = block.rows
         scene = replace(scene, train=tuple(scene.train[view] for view in block.views.tolist()))
     # From the file, not from memory: a resumed run and an uninterrupted one start from the same numbers.
-    gaussians = ply.read_splat(whole.result("fit"))
+    gaussians = ply.read_splat(whole.result("fit"), sh_degree=0)  # colours have no part in it
     if 0 < config.blocks.gaussians < len(gaussians):
-        return _lift_in_blocks(run, scene, gaussians, config, reporter, lift_blocks)
+        return _lift_in_blocks(run, scene, len(gaussians), config, reporter, lift_blocks)
     gaussians = from_rank_zero(gaussians).to(config.device)
     with _timed(run, "lift", config.lift.steps, reporter) as on_step:
         checkpoints = Checkpoints(run.checkpoints("lift"), config.checkpoint_every)
@@ -334,13 +334,12 @@ def _write_embeddings(run: Run, embeddings: Embeddings) -> None:
 def _lift_in_blocks(
     run: Run,
     scene: Scene,
-    gaussians: Gaussians,
+    count: int,
     config: Config,
     reporter: Reporter,
     lift_blocks: LiftBlocks | None,
 ) -> None:
-    """Cut the scene, lift its blocks, and put together what they have learnt."""
-    count = len(gaussians)
+    """Cut the scene, of so many Gaussians, lift its blocks, and put together what they have learnt."""
     if world().size > 1:
         raise ConfigError(
             f"{count} Gaussians are lifted in blocks, each by one process (gslift fit --jobs or --engine ray); for "
@@ -348,8 +347,7 @@ def _lift_in_blocks(
         )
     if not in_blocks(run):
         with _timed(run, "split", len(scene.train), reporter) as on_view:
-            make_blocks(run, scene, gaussians.to(config.device), config, on_view=on_view)
-    del gaussians
+            make_blocks(run, scene, config, on_view=on_view)
     blocks = read_blocks(run)
     cores = ", ".join(f"{len(block.rows):,}" for block in blocks[:8]) + (", ..." if len(blocks) > 8 else "")
     reporter.say(f"lift: {count:,} Gaussians in {len(blocks)} blocks of {cores}")

@@ -52,15 +52,24 @@ _SH0 = ["f_dc_0", "f_dc_1", "f_dc_2"]
 _SHAPE = ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
 
 
-def read_splat(path: Path, *, steps: int | None = None) -> Gaussians:
+def read_splat(
+    path: Path,
+    *,
+    steps: int | None = None,
+    rows: Int[Tensor, "M"] | None = None,
+    sh_degree: int = 4,
+) -> Gaussians:
     """The Gaussians of a PLY in Inria's layout, with its properties in any order, at any degree 0..4, any byte order.
 
     `red green blue` (0..255) stand in for a missing f_dc, as nerfstudio writes them. Raises SplatError for whatever
     is no such file, before memory is taken for what its header merely claims. A header's comment tells `antialiased`.
     steps: opacities were counted in so many, as in bytes of 255: of 0 and 1, whose logits are infinite, half a step is
-    taken off; otherwise they are refused.
+    taken off; otherwise they are refused. rows: of these Gaussians alone; sh_degree: harmonics of higher degrees are
+    left out. What is left out takes no memory.
     """
     vertex, comments = _read_vertex(path)
+    if rows is not None:
+        vertex = vertex[rows.numpy()]
     names = set(vertex.dtype.names or ())
     if not names.issuperset(_SH0) and names.issuperset(["red", "green", "blue"]):
         rgb = _columns(path, vertex, ["red", "green", "blue"]) / np.float32(255)
@@ -70,7 +79,9 @@ def read_splat(path: Path, *, steps: int | None = None) -> Gaussians:
     rest = sum(name.startswith("f_rest_") for name in names)
     if rest not in (0, 9, 24, 45, 72):
         raise SplatError(f"{path}: {rest} f_rest properties; wanted 0, 9, 24, 45 or 72 (degrees 0 to 4)")
-    shN = _columns(path, vertex, [f"f_rest_{i}" for i in range(rest)]).reshape(len(vertex), 3, rest // 3)
+    terms = min(rest // 3, (sh_degree + 1) ** 2 - 1)
+    wanted = [f"f_rest_{channel * (rest // 3) + term}" for channel in range(3) for term in range(terms)]
+    shN = _columns(path, vertex, wanted).reshape(len(vertex), 3, terms)
     opacities = _columns(path, vertex, _SHAPE[:1], infinite=steps is not None)[:, 0]
     if steps is not None:
         opacities = np.where(

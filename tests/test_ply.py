@@ -81,6 +81,18 @@ def test_the_layout_is_inria_s_to_the_byte(tmp_path: Path) -> None:
     assert (body[:, 39:54] == gaussians.shN[:, :, 2].numpy()).all()
 
 
+@pytest.mark.parametrize("degree", [0, 1, 2])
+def test_what_is_left_out_changes_nothing_of_the_rest(tmp_path: Path, degree: int) -> None:
+    whole = random_gaussians()
+    write_splat(tmp_path / "splat.ply", whole)
+    rows = torch.tensor([4, 0, 5])
+    read = read_splat(tmp_path / "splat.ply", rows=rows, sh_degree=degree)
+    wanted = whole.rows(rows)
+    assert torch.equal(read.shN, wanted.shN[:, : (degree + 1) ** 2 - 1])
+    for name in ("means", "quats", "log_scales", "logit_opacities", "sh0"):
+        assert torch.equal(getattr(read, name), getattr(wanted, name)), name
+
+
 @pytest.mark.parametrize(
     "how",
     [
