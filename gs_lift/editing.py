@@ -25,7 +25,7 @@ from gs_lift.edits import (
     write_edits,
 )
 from gs_lift.errors import ConfigError, ConstraintError, RunError, suggestion
-from gs_lift.evaluation import weight_in_views
+from gs_lift.evaluation import Areas
 from gs_lift.files import locked
 from gs_lift.gaussians import Gaussians
 from gs_lift.pipeline import (
@@ -42,7 +42,6 @@ from gs_lift.pipeline import (
 from gs_lift.recipe import Recipe
 from gs_lift.run import Run
 from gs_lift.segmentation import Classes, Embeddings, Instances
-from gs_lift.sparse import Sparse
 from gs_lift.threads import torch_on_one_thread
 from gs_lift.words import LONGEST, clean, listed
 
@@ -99,7 +98,7 @@ class Editor:
             )
         self.run, self.config = run, run.config
         self._free: Instances | None = None
-        self._shown: Sparse | None = None
+        self._areas: Areas | None = None
         try:
             self.instances = segment_run(run, reporter=reporter)
         except ConstraintError as error:
@@ -300,8 +299,12 @@ class Editor:
         instances, recipe = state or (self.instances, self.recipe)
         if out is None:
             raise RunError(f"{self.run.folder}: not written yet; name a labels.ply with --out")
-        if self._shown is None:
-            self._shown = weight_in_views(self.scene.train, self.gaussians, backend=self.config.backend)
+        self._areas = self._areas or Areas(
+            self.scene.train,
+            self.gaussians,
+            backend=self.config.backend,
+            memory_budget_gb=self.config.memory_budget_gb,
+        )
         return write_cut(
             self.run,
             out,
@@ -310,7 +313,7 @@ class Editor:
             self.scene,
             instances,
             recipe,
-            shown=self._shown,
+            areas=self._areas,
         )
 
     # ---- objects

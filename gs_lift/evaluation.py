@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gs_lift.errors import pick
@@ -201,26 +203,58 @@ def segments_quality(scene: Scene) -> FrameQuality | None:
     return quality if quality.images else None
 
 
-def weight_in_views(views: Sequence[View], gaussians: Gaussians, *, backend: str = "cpu") -> Sparse:
-    """[V N] How much each view shows of each Gaussian: blending weight, summed over its pixels."""
-    rows = []
-    for view in views:
-        weights = blending_weights(gaussians, view.camera, backend=backend)
-        total = weights.totals().double().numpy()
-        rows.append(scipy.sparse.csr_array(total[None]))
-    return scipy.sparse.vstack(rows, format="csr") if rows else Sparse((0, len(gaussians)))
+class Areas:
+    """How large instances are in some views, in pixels: blending weight of their Gaussians.
+
+    What the views show of each Gaussian is kept as far as `memory_budget_gb` allows (8 bytes for each Gaussian that a
+    view shows), so that other labels take no rendering; beyond it a view is rendered each time.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[View],
+        gaussians: Gaussians,
+        *,
+        backend: str = "cpu",
+        memory_budget_gb: float = 0.0,
+    ):
+        self.views = views
+        self._gaussians, self._backend, self._free = gaussians, backend, memory_budget_gb * 1e9
+        self._kept: dict[int, tuple[NDArray[np.int32], NDArray[np.float32]]] = {}
+
+    def of(self, instances: Instances) -> Float[np.ndarray, "V M"]:
+        """Of each instance in each view."""
+        labels, count = instances.labels.cpu().numpy(), len(instances)
+        area = np.zeros((len(self.views), count))
+        for number in range(len(self.views)):
+            seen, weight = self._shown(number)
+            mine = labels[seen] >= 0
+            area[number] = np.bincount(labels[seen][mine], weights=weight[mine], minlength=count)
+        return area
+
+    def _shown(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The Gaussians that a view shows, and their weight in it."""
+        if number not in self._kept:
+            weights = blending_weights(self._gaussians, self.views[number].camera, backend=self._backend)
+            totals = weights.totals().numpy()
+            seen = np.flatnonzero(totals).astype(np.int32)
+            found = seen, totals[seen].astype(np.float32)
+            size = sum(array.nbytes for array in found)
+            if size > self._free:
+                return found
+            self._free -= size
+            self._kept[number] = found
+        return self._kept[number]
 
 
 def views_of_instances(
-    views: Sequence[View], shown: Sparse, instances: Instances, *, minimum_pixels: float = 15.0
+    views: Sequence[View], area: Float[np.ndarray, "V M"], *, minimum_pixels: float = 15.0
 ) -> list[list[str]]:
-    """For each instance the names of the views in which it covers `minimum_pixels` or more, summed over its shares.
-
-    shown: `weight_in_views` of them.
-    """
-    area = (shown @ one_hot(instances.labels.cpu().numpy(), len(instances))).toarray()
-    seen = area >= minimum_pixels
-    return [[view.name for view, visible in zip(views, column, strict=True) if visible] for column in seen.T]
+    """For each instance the names of the views in which it covers `minimum_pixels` or more. area: see `Areas`."""
+    return [
+        [view.name for view, visible in zip(views, column, strict=True) if visible]
+        for column in (area >= minimum_pixels).T
+    ]
 
 
 def _picture_scores(gaussians: Gaussians, camera: Camera, truth: Tensor, backend: str) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from gs_lift.datasets import load_scene
 from gs_lift.distributed import from_rank_zero, rank_zero, world
 from gs_lift.edits import Edits, read_edits, splat_digest
 from gs_lift.errors import ConfigError, RunError, SplatError
-from gs_lift.evaluation import Scores, evaluate_by, panoptic, views_of_instances, weight_in_views
+from gs_lift.evaluation import Areas, Scores, evaluate_by, panoptic, views_of_instances
 from gs_lift.files import write_atomic, write_text_atomic
 from gs_lift.fitting import fit
 from gs_lift.gaussians import Gaussians
@@ -45,7 +45,6 @@ from gs_lift.report import Strip, contact_sheet
 from gs_lift.run import STAGES, Run, sha256, start_run
 from gs_lift.scene import Scene
 from gs_lift.segmentation import Embeddings, Evidence, Instances, Parts
-from gs_lift.sparse import Sparse
 from gs_lift.splats import find_splat, load_splat
 from gs_lift.splats.frames import check_frame
 from gs_lift.threads import kernel_threads, torch_on_one_thread
@@ -539,9 +538,9 @@ def write_cut(
     instances: Instances,
     recipe: Recipe,
     *,
-    shown: Sparse | None = None,
+    areas: Areas | None = None,
 ) -> list[Path]:
-    """What `write_outputs` writes, of what is in memory. shown: see `evaluation.weight_in_views`, None = find it."""
+    """What `write_outputs` writes, of what is in memory. areas: of the training views."""
     _, described, painted = output_paths(run, out)
     comments = [
         f"gs_lift {__version__}",
@@ -549,8 +548,7 @@ def write_cut(
         f"splat sha256 {run.record.get('splat_sha256') or sha256(run.result('fit'))}",
         "frame world: the frame of the scene's camera poses",
     ]
-    if shown is None:
-        shown = weight_in_views(scene.train, gaussians, backend=run.config.backend)
+    areas = areas or Areas(scene.train, gaussians, backend=run.config.backend)
     found = detections(instances, embeddings.evidence) if embeddings.evidence else None
     ply.write_labels(out, gaussians, instances, comments=comments)
     described_objects = ply.labels_json(
@@ -558,7 +556,7 @@ def write_cut(
         instances,
         scene.classes,
         embeddings,
-        views=views_of_instances(scene.train, shown, instances),
+        views=views_of_instances(scene.train, areas.of(instances)),
         detections=found,
         names=recipe.edits.names(instances.labels),
         cut=recipe.described,

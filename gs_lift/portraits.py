@@ -39,11 +39,10 @@ LEAST = 8
 """Pixels of a side of a portrait."""
 
 
-def best_views(shown: Sparse, instances: Instances) -> Int[np.ndarray, "M"]:
-    """Number of the view that shows most of each instance, -1 = none does. shown: `evaluation.weight_in_views`."""
-    area = (shown @ one_hot(instances.labels.cpu().numpy(), len(instances))).toarray()
+def best_views(area: Float[np.ndarray, "V M"]) -> Int[np.ndarray, "M"]:
+    """Number of the view that shows most of each instance, -1 = none does. area: see `evaluation.Areas`."""
     if not len(area):
-        return np.full(len(instances), -1)
+        return np.full(area.shape[1], -1)
     return np.where(area.max(axis=0) > 0, area.argmax(axis=0), -1)
 
 

@@ -24,7 +24,7 @@ from gs_lift import __version__
 from gs_lift.clustering import detections
 from gs_lift.config import Config, differences, dump_config
 from gs_lift.edits import Edits
-from gs_lift.evaluation import Scores, weight_in_views
+from gs_lift.evaluation import Areas, Scores
 from gs_lift.exports import Labelled
 from gs_lift.figures import Curve, bars, curves, reliability
 from gs_lift.files import write_text_atomic
@@ -245,8 +245,7 @@ def _objects(looker: Looker, edits: Edits, reporter: Reporter) -> str:
     evidence = looker.embeddings.evidence
     seen, detected = detections(instances, evidence) if evidence else (None, None)
     order = sorted(listed, key=lambda one: (one.score, one.count))
-    shown = weight_in_views(scene.train, gaussians, backend=looker.backend)
-    best = best_views(shown, instances)
+    best = best_views(Areas(scene.train, gaussians, backend=looker.backend).of(instances))
     best[[one.id - 1 for one in order[MOST_OBJECTS:]]] = -1
     pictures: dict[int, str] = {}
     with reporter.stage("objects", int((best >= 0).sum())) as on_step:

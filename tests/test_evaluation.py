@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from gs_lift.datasets import load_scene
-from gs_lift.evaluation import evaluate, panoptic, segments_quality, views_of_instances, weight_in_views
+from gs_lift.evaluation import Areas, evaluate, panoptic, segments_quality, views_of_instances
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import SH_C0
-from gs_lift.rendering import render
+from gs_lift.rendering import blending_weights, render
 from gs_lift.scene import Camera, Scene, View
 from gs_lift.segmentation import VOID, Classes, Embeddings, Instances, Segments
 
@@ -249,10 +249,20 @@ def test_an_instance_is_seen_where_it_covers_pixels() -> None:
     away = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.float64))  # turned around: it looks along -z
     back = replace(view, name="back", camera=replace(CAMERA, viewmat=away))
     instances = instances_of([0, 1, -1, 2], [1, 1, 1])
-    shown = weight_in_views([view, back], room(), backend="reference")
-    assert views_of_instances([view, back], shown, instances) == [["0"], ["0"], ["back"]]
-    most = views_of_instances([view], shown[[0]], instances, minimum_pixels=576.0)
-    assert most == [[], [], []]
+    area = Areas([view, back], room(), backend="reference").of(instances)
+    assert views_of_instances([view, back], area) == [["0"], ["0"], ["back"]]
+    assert views_of_instances([view], area[:1], minimum_pixels=576.0) == [[], [], []]
+
+
+@pytest.mark.parametrize("budget", [0.0, 1.0])
+def test_areas_are_sums_of_blending_weights_whatever_is_kept(budget: float) -> None:
+    view = scene_of(None).train[0]
+    areas = Areas([view], room(), backend="reference", memory_budget_gb=budget)
+    dense = blending_weights(room(), CAMERA, backend="reference").blend(torch.eye(4)).sum(dim=0)
+    for labels in ([0, 1, -1, 2], [1, 0, 0, -1]):
+        area = areas.of(instances_of(labels, [1, 1, 1]))
+        wanted = [sum(float(dense[g]) for g in range(4) if labels[g] == one) for one in range(3)]
+        assert area[0].tolist() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_segments_of_messy_sam_50_are_as_good_as_its_readme_says(shared: Path) -> None:

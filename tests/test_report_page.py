@@ -19,8 +19,6 @@ from gs_lift.portraits import DIMMED, best_views, portraits, start_of_splat
 from gs_lift.rendering import render
 from gs_lift.report_page import write_report
 from gs_lift.run import Run
-from gs_lift.segmentation import Instances
-from gs_lift.sparse import Sparse
 from gs_lift.viewer.picking import pick
 
 HOSTILE = "<script>document.title='x'</script><img src=x onerror=\"document.title='x'\">"
@@ -126,10 +124,9 @@ def test_a_torn_line_of_the_metrics_is_passed_over(run: Run, tmp_path: Path) -> 
 
 
 def test_a_portrait_is_of_the_view_that_shows_most() -> None:
-    shown = Sparse(np.array([[1.0, 0, 0, 2], [0.0, 3, 0, 1]]))
-    labels = torch.tensor([0, 0, 1, -1])
-    instances = Instances(labels, (labels >= 0).float(), torch.zeros(2, dtype=torch.int64), {})
-    assert best_views(shown, instances).tolist() == [1, -1]
+    area = np.array([[1.0, 0], [3.0, 0], [2.0, 0]])
+    assert best_views(area).tolist() == [1, -1]
+    assert best_views(area[:0]).tolist() == [-1, -1]
 
 
 def test_a_portrait_shows_its_object_and_dims_the_rest(run: Run) -> None:
