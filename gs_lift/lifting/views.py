@@ -25,6 +25,9 @@ from gs_lift.segmentation import Segments
 
 log = logging.getLogger(__name__)
 
+MOSTLY = 0.5
+"""Share of a pixel that has to be of a block for the block to learn from it."""
+
 
 @dataclass(frozen=True)
 class Blender:
@@ -49,12 +52,12 @@ class Blender:
         return weights if self.block is None else weights.of_columns(self.block, self.columns)
 
     def judged(self, view: View, pixels: Int[Tensor, "Q"]) -> tuple[Weights, Bool[Tensor, "Q"] | None]:
-        """W's rows, and which of these pixels show the block more than what is not of it; None = all."""
+        """W's rows, and which of these pixels show MOSTLY the block; None = all."""
         weights = self._of_all(view, pixels)
         if self.block is None:
             return weights, None
         own = weights.of_columns(self.block, self.columns)
-        return own, own.alphas() > 0.5 * weights.alphas()
+        return own, own.alphas() > MOSTLY * weights.alphas()
 
     def _of_all(self, view: View, pixels: Int[Tensor, "Q"]) -> Weights:
         return blending_weights(
