@@ -8,7 +8,7 @@ import torch
 from balls import BOOK, MUG, ROOM, Draw, evidence_of, scene
 
 from gs_lift import _native
-from gs_lift.clustering import ClusterConfig, cluster, recut_instances
+from gs_lift.clustering import ClusterConfig, cluster, consensus, recut_instances
 from gs_lift.clustering.consensus import (
     Joins,
     Regions,
@@ -131,6 +131,14 @@ def test_halves_are_small_and_hold_everything(count: int) -> None:
 
 def test_halves_of_equal_points_end() -> None:
     assert np.bincount(halves(np.zeros((70, 2)), 20)).max() <= 20
+
+
+def test_halving_some_at_a_time_gives_the_same_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(4).normal(size=(1000, 5))
+    at_once = halves(points, 20)
+    for some in (1, 30, 600):
+        monkeypatch.setattr(consensus, "AT_ONCE", some)
+        assert np.array_equal(halves(points, 20), at_once)
 
 
 def test_nodes_do_not_mix_objects() -> None:

@@ -178,3 +178,36 @@ def test_without_faiss_the_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(BackendError, match=r"pip install 'gs_lift\[cpu\]'"):
         load_faiss()
     assert NeighbourSearch(np.eye(3)).query(1).ids.shape == (3, 1)  # needed only above three dimensions
+
+
+@pytest.mark.parametrize("dims", [1, 3, 11])
+@pytest.mark.parametrize("wrong", [0.0, 1.0])
+def test_the_nearest_centre_is_that_of_brute_force_wherever_the_search_starts(
+    dims: int, wrong: float
+) -> None:
+    rng = np.random.default_rng(dims)
+    points, centers = many_blobs(3_000, dims, 1).astype(np.float32), many_blobs(700, dims, 1)
+    centers = np.round(centers * 8) / 8  # so some are equal, and some as near
+    centers = centers.astype(np.float32)
+    points[:500] = np.round(points[:500] * 4) / 4
+    wanted = ((points[:, None].astype(np.float64) - centers[None]) ** 2).sum(axis=2)
+    start = np.where(rng.random(3_000) < wrong, rng.integers(700, size=3_000), wanted.argmin(axis=1))
+    found = [
+        _native.nearest_centers_from(points, centers, start.astype(np.int32), threads)
+        for threads in (1, 2, 3)
+    ]
+    brute_force = _native.nearest_centers(points, centers, 1)
+    for one in found:
+        assert one.tolist() == brute_force.tolist()
+    assert np.allclose(np.take_along_axis(wanted, found[0][:, None], 1)[:, 0], wanted.min(axis=1), rtol=1e-5)
+
+
+def test_of_equal_centres_the_first_is_nearest() -> None:
+    centers = np.repeat(np.arange(40, dtype=np.float32)[:, None], 3, axis=0)  # thrice each
+    points = np.arange(40, dtype=np.float32)[:, None]
+    start = np.full(40, 119, dtype=np.int32)
+    assert _native.nearest_centers_from(points, centers, start, 2).tolist() == (3 * np.arange(40)).tolist()
+    with pytest.raises(ValueError, match="to start from"):
+        _native.nearest_centers_from(points, centers, start + 1, 1)
+    with pytest.raises(ValueError, match="shapes"):
+        _native.nearest_centers_from(points, centers, start[:1], 1)

@@ -29,6 +29,8 @@ PLACE = 4.0
 """Weight of place against embedding, each by its spread, in what makes a node; 1 and 10 score alike."""
 ROUNDS = 8
 """Of k-means; 30 score alike."""
+AT_ONCE = 1 << 17
+"""Points that are halved together: bounds memory."""
 DOUBT = 0.2
 """How much a view parts two nodes where one is in a segment and the other in stuff: segmenters miss objects."""
 PRIOR = 2.0
@@ -186,7 +188,10 @@ def nodes_of(things: Things) -> Ints:
     for _ in range(ROUNDS):
         sizes = np.bincount(node)
         centers = (one_hot(node, len(sizes)).T @ points)[sizes > 0] / sizes[sizes > 0][:, None]
-        node = _native.nearest_centers(vectors, centers.astype(np.float32), kernel_threads()).astype(np.int64)
+        own = (np.cumsum(sizes > 0) - 1)[node]  # a near one to begin with
+        node = _native.nearest_centers_from(
+            vectors, centers.astype(np.float32), own.astype(np.int32), kernel_threads()
+        ).astype(np.int64)
     return np.unique(node, return_inverse=True)[1]
 
 
@@ -197,19 +202,34 @@ def _by_spread(points: Floats) -> Floats:
 
 def halves(points: Floats, size: int) -> Ints:
     """[T] group of each of points [T D]: groups are halved along their widest side until none has more than `size`."""
-    count = len(points)
-    order, starts = np.arange(count), np.array([0, count])
-    while (big := np.diff(starts) > size).any():
+    groups = np.empty(len(points), dtype=np.int64)
+    count, waiting = 0, [np.arange(len(points))]
+    while waiting:
+        order = waiting.pop()
+        order, starts = _halved(points, order, size, 1 if len(order) > AT_ONCE else len(order))
+        if len(order) > AT_ONCE and len(starts) > 2:
+            waiting += [order[starts[1] :], order[: starts[1]]]  # the first is done first
+            continue
+        groups[order] = count + np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        count += len(starts) - 1
+    return groups
+
+
+def _halved(points: Floats, order: Ints, size: int, rounds: int) -> tuple[Ints, Ints]:
+    """Rows `order` of the points in the order of their groups after so many rounds, and where each group starts."""
+    starts = np.array([0, len(order)])
+    while rounds > 0 and (big := np.diff(starts) > size).any():
+        rounds -= 1
         counts = np.diff(starts)
         group, placed = np.repeat(np.arange(len(counts)), counts), points[order]
         mean = np.add.reduceat(placed, starts[:-1]) / counts[:, None]
-        width = np.add.reduceat((placed - mean[group]) ** 2, starts[:-1])
-        along = placed[np.arange(count), width.argmax(axis=1)[group]]
+        placed -= mean[group]
+        placed *= placed
+        widest = np.add.reduceat(placed, starts[:-1]).argmax(axis=1)
+        along = points[order, widest[group]]
         order = order[np.lexsort((order, np.where(big[group], along, 0), group))]
         starts = np.unique(np.concatenate([starts, (starts[:-1] + (counts + 1) // 2)[big]]))
-    groups = np.empty(count, dtype=np.int64)
-    groups[order] = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    return groups
+    return order, starts
 
 
 def drop_light(things: Things, labels: Ints, least: float) -> Ints:

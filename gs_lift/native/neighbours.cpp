@@ -1,4 +1,5 @@
 // Groups of near points and what is asked of them: bindings, and the two ways to make groups.
+#include "center_tree.h"
 #include "point_groups.h"
 
 namespace {
@@ -18,6 +19,28 @@ auto nearest_centers(Vectors vectors, Vectors centers, int threads) {
         parallel(int((count + RANGE - 1) / RANGE), threads, [&](int block, int) {
             for (size_t i = size_t(block) * RANGE; i < std::min(count, size_t(block + 1) * RANGE); ++i)
                 nearest[i] = all.nearest(vectors.data() + i * dims, k);
+        });
+    }
+    return to_numpy(std::move(nearest));
+}
+
+// The same, where a near one of the centres is known of each: start [N]. Others are passed over where they lie too far.
+auto nearest_centers_from(Vectors vectors, Vectors centers,
+                          nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> start, int threads) {
+    const size_t count = vectors.shape(0), dims = vectors.shape(1);
+    if (centers.shape(1) != dims || centers.shape(0) == 0 || start.shape(0) != count)
+        throw std::invalid_argument("nearest_centers_from: shapes do not fit");
+    for (size_t i = 0; i < count; ++i)
+        if (start.data()[i] < 0 || size_t(start.data()[i]) >= centers.shape(0))
+            throw std::invalid_argument("nearest_centers_from: no such centre to start from");
+    std::vector<int32_t> nearest(count);
+    const Kernels &k = kernels();
+    {
+        nb::gil_scoped_release release;
+        const CenterTree tree(centers.data(), centers.shape(0), dims);
+        parallel(int((count + RANGE - 1) / RANGE), threads, [&](int block, int) {
+            for (size_t i = size_t(block) * RANGE; i < std::min(count, size_t(block + 1) * RANGE); ++i)
+                nearest[i] = tree.nearest(vectors.data() + i * dims, start.data()[i], k);
         });
     }
     return to_numpy(std::move(nearest));
@@ -93,6 +116,8 @@ void bind_neighbours(nb::module_ &m) {
     m.def("rank_neighbours", &rank_neighbours, nb::arg("points"), nb::arg("queries"), nb::arg("own"),
           nb::arg("candidates"), nb::arg("keep"), nb::arg("threads"));
     m.def("nearest_centers", &nearest_centers, nb::arg("vectors"), nb::arg("centers"), nb::arg("threads"));
+    m.def("nearest_centers_from", &nearest_centers_from, nb::arg("vectors"), nb::arg("centers"), nb::arg("start"),
+          nb::arg("threads"));
     m.def("halve", &halve, nb::arg("points"), nb::arg("most"),
           "Groups of near points by halving along the widest axis: (order, starts).");
 }
