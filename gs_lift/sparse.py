@@ -1,6 +1,6 @@
 """Sparse matrices of labels and votes."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse
@@ -14,7 +14,14 @@ Floats = NDArray[np.float64]
 def one_hot(labels: Ints, count: int) -> Sparse:
     """[L count]: 1 at each of the labels [L]; a negative one has an empty row."""
     rows = np.flatnonzero(labels >= 0)
-    return Sparse((np.ones(len(rows)), (rows, labels[rows])), shape=(len(labels), count))
+    most = max(len(labels), count)
+    places = narrow(rows, most), narrow(labels[rows], most)
+    return Sparse((np.ones(len(rows)), places), shape=(len(labels), count))
+
+
+def narrow(places: Ints, most: int) -> NDArray[Any]:
+    """Indices up to `most`, as int32 where that holds them: scipy's arrays keep the type that they are given."""
+    return places.astype(np.int32 if most < 2**31 else np.int64)
 
 
 def strongest(votes: Sparse) -> tuple[Ints, Floats]:

@@ -52,28 +52,34 @@ TRUST, TOLD = 0.8, 9
 """The last two of five views are other methods' clusters."""
 
 
-def agglomerated(x: np.ndarray, inside: np.ndarray, outside: np.ndarray, least: float) -> tuple[list, list]:
-    sparse = Sparse(x)
+def agglomerated(
+    x: np.ndarray, inside: np.ndarray, outside: np.ndarray, least: float, threads: int = 1
+) -> tuple[list, list]:
+    segments, shown = Sparse(x.T), Sparse((inside + outside).T)
+    view, node = shown.tocoo().coords
     pairs, agreement = _native.agglomerate(
-        sparse.indptr.astype(np.int64),
-        sparse.indices.astype(np.int64),
-        sparse.data,
-        x.shape[1],
+        len(x),
+        segments.indptr.astype(np.int64),
+        segments.indices.astype(np.int32),
+        segments.data,
         TOLD,
-        inside.astype(np.float32),
-        outside.astype(np.float32),
+        shown.indptr.astype(np.int64),
+        shown.indices.astype(np.int32),
+        inside[node, view].astype(np.float32),
+        outside[node, view].astype(np.float32),
         0.3,
         0.5,
         least,
         TRUST,
+        threads,
     )
     return pairs.tolist(), agreement.tolist()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("seed", "nodes"), [*((seed, 14) for seed in range(6)), (6, 70)])
 @pytest.mark.parametrize("least", [0.01, 0.3])
-def test_the_two_that_agree_most_join_as_in_brute_force(seed: int, least: float) -> None:
-    x, inside, outside = random_problem(seed)
+def test_the_two_that_agree_most_join_as_in_brute_force(seed: int, nodes: int, least: float) -> None:
+    x, inside, outside = random_problem(seed, nodes)  # of 70, most have more partners than a group remembers
     rows = {node: (x[node], inside[node], outside[node], 1) for node in range(len(x))}
     expected: list[list[int]] = []
     agreements: list[float] = []
@@ -95,6 +101,7 @@ def test_the_two_that_agree_most_join_as_in_brute_force(seed: int, least: float)
         rows[len(x) + len(expected) - 1] = tuple(left + right for left, right in zip(one, other, strict=True))
     pairs, found_agreements = agglomerated(x, inside, outside, least)
     assert pairs == expected
+    assert agglomerated(x, inside, outside, least, threads=3) == (pairs, found_agreements)
     assert found_agreements == pytest.approx(agreements, rel=1e-5)
     assert len(pairs) > (3 if least < 0.1 else 0)
 
@@ -108,15 +115,18 @@ def test_of_equals_the_first_join_first() -> None:
 
 
 def test_agglomerate_refuses_what_does_not_fit() -> None:
-    x, inside, outside = random_problem(0)
-    with pytest.raises(ValueError, match="offsets"):
-        agglomerated(x, inside[:-1], outside, 0.1)
-    sparse = Sparse(x)
-    with pytest.raises(ValueError, match="out of range"):
-        _native.agglomerate(
-            sparse.indptr.astype(np.int64), sparse.indices.astype(np.int64), sparse.data, 2, 2,
-            inside.astype(np.float32), outside.astype(np.float32), 0.3, 0.5, 0.1, 0.0,
-        )  # fmt: skip
+    starts, nodes, ones = np.array([0, 2]), np.array([0, 1], dtype=np.int32), np.ones(2, dtype=np.float32)
+    good = [2, starts, nodes, np.ones(2), 1, starts, nodes, ones, ones, 0.3, 0.5, 0.1, 0.0, 1]
+    assert _native.agglomerate(*good)[0].tolist() == [[0, 1]]
+    for place, wrong, said in (
+        (1, np.array([0, 3]), "segments: offsets"),
+        (5, np.array([1, 2]), "views: offsets"),
+        (0, 1, "segments: a node is out of range"),
+        (6, nodes[::-1].copy(), "views: .* nodes do not rise"),
+        (8, ones[:1], "as many values outside"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            _native.agglomerate(*good[:place], wrong, *good[place + 1 :])
 
 
 @pytest.mark.parametrize("count", [1, 2, 20, 21, 1000])

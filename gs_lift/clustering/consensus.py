@@ -10,6 +10,7 @@ the embedding as a few views more: they know of what no view shows together, suc
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from gs_lift import _native
 from gs_lift.clustering.hierarchy import Floats, Ints
 from gs_lift.clustering.instances import NOBODY, Things
 from gs_lift.segmentation import Evidence
-from gs_lift.sparse import Sparse, one_hot
+from gs_lift.sparse import Sparse, narrow, one_hot
 from gs_lift.threads import kernel_threads
 
 OF_A_NODE = 20
@@ -54,37 +55,88 @@ def granularity_beyond(agreement: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class Regions:
-    """Evidence by kind of region, of T chosen Gaussians alone.
+class Cover:
+    """How much of which of L labels the regions hold.
 
-    things: A [R T]. view: [R] of each segment. size: [R] pixels of each segment, whoever fills them.
-    stuff: [V T] weight in stuff, view by view. seen: [V T] weight in all of a view.
+    things: [S L] of each segment. stuff, seen: [V L] in stuff, and in all of a view.
     """
 
     things: Sparse
-    view: Ints
-    size: Floats
     stuff: Sparse
     seen: Sparse
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Evidence as it speaks of T chosen Gaussians. Its entries stay where they are: they are most of the memory.
+
+    place: [N] which of the T each Gaussian is, -1 = none. segment: [S] the regions that are things' segments. view: [S]
+    of each of them. size: [S] pixels of each, whoever fills them.
+    """
+
+    evidence: Evidence
+    place: NDArray[np.int32]
+    segment: Ints
+    view: Ints
+    size: Floats
 
     @classmethod
     def of(cls, evidence: Evidence, rows: Ints, count: int) -> "Regions":
         """Of the Gaussians `rows` [T] among `count`."""
-        matrix = Sparse(
-            (evidence.values.float().numpy(), evidence.indices.numpy(), evidence.indptr.numpy()),
-            shape=(len(evidence), count),
-        )
-        view, kind = evidence.view.numpy().astype(np.int64), evidence.kind.numpy()
-        segment = np.flatnonzero(kind == Evidence.THING)
-        size = np.asarray(matrix[segment].sum(axis=1)).ravel().astype(np.float64)
-        matrix = matrix[:, rows].astype(np.float64)
-        of_view = one_hot(view, int(view.max(initial=-1)) + 1).T.tocsr()
-        is_stuff = scipy.sparse.diags_array((kind == Evidence.STUFF).astype(np.float64))
-        return cls(matrix[segment], view[segment], size, of_view @ (is_stuff @ matrix), of_view @ matrix)
+        place = np.full(count, -1, dtype=np.int32)
+        place[rows] = np.arange(len(rows))
+        segment = np.flatnonzero(evidence.kind.numpy() == Evidence.THING)
+        view = evidence.view.numpy()[segment].astype(np.int64)
+        everybody = _label_sums(evidence, np.zeros(count, dtype=np.int32), 1)
+        size = np.asarray(everybody.sum(axis=1)).ravel()[segment]
+        return cls(evidence, place, segment, view, size)
 
     @property
     def views(self) -> int:
-        return self.seen.shape[0]
+        return int(self.evidence.view.max()) + 1 if len(self.evidence) else 0
+
+    def cover(self, labels: Ints, count: int) -> Cover:
+        """Of labels [T] below `count`; what is of none, below 0, is left out."""
+        of_all = np.append(labels, -1).astype(np.int32)[self.place]
+        sums = _label_sums(self.evidence, of_all, count)
+        of_view = one_hot(self.evidence.view.numpy().astype(np.int64), self.views).T.tocsr()
+        stuff = np.flatnonzero(self.evidence.kind.numpy() == Evidence.STUFF)
+        return Cover(sums[self.segment], of_view[:, stuff] @ sums[stuff], of_view @ sums)
+
+    def votes(self, matched: Ints, count: int) -> Sparse:
+        """[T count] what each Gaussian has in the segments that match each of `count` instances: matched [S]."""
+        of_region = np.full(len(self.evidence), -1, dtype=np.int32)
+        of_region[self.segment] = matched
+        chosen = int(self.place.max(initial=-1)) + 1
+        indptr, instances, sums = _native.region_votes(
+            *_entries(self.evidence), self.place, chosen, of_region
+        )
+        return Sparse((sums, instances, narrow(indptr, len(sums))), shape=(chosen, count))
+
+    def votes_of_stuff(self, labels: Ints, factor: Floats) -> Floats:
+        """[T] what each Gaussian has in stuff, each view's times the factor [V M + 1] of its label, last that of -1."""
+        kinds = (self.evidence.kind.numpy() == Evidence.STUFF).astype(np.int32)
+        view = self.evidence.view.numpy().astype(np.int32)
+        return _native.stuff_votes(
+            *_entries(self.evidence), self.place, kinds, view, labels.astype(np.int32), factor
+        )
+
+
+def _entries(evidence: Evidence) -> tuple[NDArray[Any], ...]:
+    """indptr, indices and values as the native kernels take them: float16 as its bits."""
+    values = evidence.values.numpy()
+    half = values.dtype == np.float16
+    return (
+        evidence.indptr.numpy().astype(np.int64, copy=False),
+        evidence.indices.numpy().astype(np.int32, copy=False),
+        values.view(np.uint16) if half else values.astype(np.float32, copy=False),
+    )
+
+
+def _label_sums(evidence: Evidence, of_all: NDArray[np.int32], count: int) -> Sparse:
+    """[R count] what the Gaussians of each label have in each region; of_all: [N] label, -1 = none."""
+    starts, labels, sums = _native.label_sums(*_entries(evidence), of_all, count, kernel_threads())
+    return Sparse((sums, labels, narrow(starts, len(sums))), shape=(len(evidence), count))
 
 
 @dataclass(frozen=True)
@@ -141,41 +193,83 @@ def join_nodes(
     """
     node = nodes_of(things) if node is None else node
     count = int(node.max(initial=-1)) + 1
-    member = one_hot(node, count).T.tocsr()
-    seen = (member @ regions.seen.T).toarray()
+    things_in, shown = _shares(regions, node, count)
+    told = _told(things, clusters, node, count, weight)
+    told_in_all = np.asarray(told.sum(axis=1)).ravel()
+    shown = shown.with_view(np.flatnonzero(told_in_all), told_in_all)
+    segments = scipy.sparse.vstack([things_in, told.T], format="csr")
+    first_told = things_in.shape[0]
+    del things_in, told  # the kernel's own tables are as large
+    pairs, agreement = _native.agglomerate(
+        count,
+        segments.indptr.astype(np.int64),
+        segments.indices.astype(np.int32, copy=False),
+        segments.data,
+        first_told,
+        *(shown.indptr, shown.nodes, shown.inside, shown.outside),
+        DOUBT,
+        PRIOR,
+        LEAST,
+        TRUST / weight if weight > 0 else 0.0,
+        kernel_threads(),
+    )
+    return Joins(node, clusters, pairs, agreement, np.array(float(weight)))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The nodes that each view shows, in compressed rows: how far each lies in any of its segments, and in stuff."""
+
+    indptr: Ints
+    nodes: NDArray[np.int32]
+    inside: NDArray[np.float32]
+    outside: NDArray[np.float32]
+
+    def with_view(self, nodes: Ints, inside: Floats) -> "Shown":
+        """And one more view, of `nodes`, without stuff; inside: [n] of all nodes."""
+        return Shown(
+            np.append(self.indptr, self.indptr[-1] + len(nodes)),
+            np.append(self.nodes, nodes.astype(np.int32)),
+            np.append(self.inside, inside[nodes].astype(np.float32)),
+            np.append(self.outside, np.zeros(len(nodes), dtype=np.float32)),
+        )
+
+
+def _shares(regions: Regions, node: Ints, count: int) -> tuple[Sparse, Shown]:
+    """[S n] how far the nodes lie in the segments, and in all of each view's; node: [T] below `count`."""
+    cover = regions.cover(node, count)
+    things_in, stuff, seen = cover.things, cover.stuff, cover.seen
+    seen.sort_indices()
     # A product of two nodes' entries shall count a view by the geometric mean of how well both are seen: in full from
     # the mean on, whatever the size of the images. 2 and 4 times the mean score alike.
-    enough = max(float(seen.mean()) if seen.size else 0.0, 1e-9)
-    scale = np.sqrt(np.minimum(seen, enough) / enough) / np.maximum(seen, 1e-9)
-    share = (member @ regions.things.T).tocoo()
-    share = Sparse(
-        (share.data * scale[share.row, regions.view[share.col]], (share.row, share.col)), shape=share.shape
+    enough = max(float(seen.data.sum() / max(regions.views * count, 1)), 1e-9)
+    inside, outside = (np.empty(len(seen.data), dtype=np.float32) for _ in range(2))
+    scale = np.zeros(count)
+    bounds = np.searchsorted(regions.view, np.arange(regions.views + 1))
+    for view, (begin, end) in enumerate(pairwise(bounds)):
+        own, own_stuff = (slice(*one.indptr[view : view + 2]) for one in (seen, stuff))
+        segments = slice(*things_in.indptr[[begin, end]])
+        nodes, pixels = seen.indices[own], seen.data[own]
+        scale[nodes] = np.sqrt(np.minimum(pixels, enough) / enough) / np.maximum(pixels, 1e-9)
+        things_in.data[segments] *= scale[things_in.indices[segments]]
+        in_segments = np.bincount(things_in.indices[segments], things_in.data[segments], minlength=count)
+        in_stuff = np.bincount(stuff.indices[own_stuff], stuff.data[own_stuff], minlength=count)
+        inside[own], outside[own] = in_segments[nodes], in_stuff[nodes] * scale[nodes]
+    return things_in, Shown(
+        seen.indptr.astype(np.int64), seen.indices.astype(np.int32, copy=False), inside, outside
     )
-    inside = (share @ one_hot(regions.view, regions.views)).toarray()
-    outside = (member @ regions.stuff.T).toarray() * scale
-    told = (
+
+
+def _told(things: Things, clusters: Ints, node: Ints, count: int, weight: float) -> Sparse:
+    """[n C] the share of each node's weight in each cluster, times the root of what clusters weigh as a view."""
+    member = one_hot(node, count).T.tocsr()
+    shares = (
         member
         @ scipy.sparse.diags_array(things.weights)
         @ one_hot(clusters, int(clusters.max(initial=-1)) + 1)
     )
     total = member @ things.weights
-    told = scipy.sparse.diags_array(np.sqrt(weight) / np.maximum(total, 1e-9)) @ told
-    together = scipy.sparse.hstack([share, told], format="csr")
-    together.sort_indices()
-    pairs, agreement = _native.agglomerate(
-        together.indptr.astype(np.int64),
-        together.indices.astype(np.int64),
-        together.data,
-        together.shape[1],
-        share.shape[1],
-        np.column_stack([inside, told.sum(axis=1)]).astype(np.float32),
-        np.column_stack([outside, np.zeros(count)]).astype(np.float32),
-        DOUBT,
-        PRIOR,
-        LEAST,
-        TRUST / weight if weight > 0 else 0.0,
-    )
-    return Joins(node, clusters, pairs, agreement, np.array(float(weight)))
+    return scipy.sparse.diags_array(np.sqrt(weight) / np.maximum(total, 1e-9)) @ shares
 
 
 def nodes_of(things: Things) -> Ints:

@@ -40,7 +40,7 @@ def vote(regions: Regions, labels: Ints, rounds: int) -> tuple[Ints, Floats]:
     for _ in range(rounds):
         count = int(labels.max(initial=NOBODY)) + 1
         matched, detected = match(regions, labels, count)
-        votes = (one_hot(matched, count).T.tocsr() @ regions.things).T.tocsr()
+        votes = regions.votes(matched, count)
         best, most = strongest(votes)
         stays = (labels != NOBODY) & (most <= MARGIN * _votes_for(votes, labels))
         labels = np.where(stays | (most == 0), labels, best)
@@ -68,9 +68,8 @@ def match(regions: Regions, labels: Ints, count: int) -> tuple[Ints, NDArray[np.
 
     IoU by weights, of a segment with what its view shows of an instance.
     """
-    member = one_hot(labels, count)
-    both = (regions.things @ member).tocoo()
-    shown = (regions.seen @ member).toarray()
+    cover = regions.cover(labels, count)
+    both, shown = cover.things.tocoo(), cover.seen.toarray()
     union = regions.size[both.row] + shown[regions.view[both.row], both.col] - both.data
     best, iou = strongest(
         Sparse((both.data / np.maximum(union, 1e-9), (both.row, both.col)), shape=both.shape)
@@ -90,7 +89,7 @@ def detections(
     rows = np.flatnonzero(labels != NOBODY)
     regions = Regions.of(evidence, rows, len(labels))
     _, detected = match(regions, labels[rows], len(instances))
-    seen = (regions.seen @ one_hot(labels[rows], len(instances))).toarray() >= minimum_pixels
+    seen = regions.cover(labels[rows], len(instances)).seen.toarray() >= minimum_pixels
     return seen.sum(axis=0).tolist(), (seen & detected).sum(axis=0).tolist()
 
 
@@ -100,13 +99,8 @@ def _votes_for(votes: Sparse, labels: Ints) -> Floats:
 
 
 def _votes_of_stuff(regions: Regions, labels: Ints, detected: NDArray[np.bool_]) -> Floats:
-    stuff = regions.stuff.tocoo()
-    own = labels[stuff.col]
-    missed = (own != NOBODY) & ~np.column_stack([detected, np.ones(len(detected), dtype=bool)])[
-        stuff.row, own
-    ]
-    weights = stuff.data * np.where(missed, MISSED, 1.0)
-    return np.bincount(stuff.col, weights=weights, minlength=len(labels)).astype(np.float64)
+    everywhere = np.ones((len(detected), 1))
+    return regions.votes_of_stuff(labels, np.hstack([np.where(detected, 1.0, MISSED), everywhere]))
 
 
 def _numbered(labels: Ints) -> Ints:

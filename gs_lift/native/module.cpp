@@ -12,4 +12,5 @@ NB_MODULE(_native, m) {
     bind_lifting(m);
     bind_fit_step(m);
     bind_agreement(m);
+    bind_evidence(m);
 }

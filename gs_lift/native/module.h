@@ -18,3 +18,4 @@ void bind_neighbours(nb::module_ &m);
 void bind_lifting(nb::module_ &m);
 void bind_fit_step(nb::module_ &m);
 void bind_agreement(nb::module_ &m);
+void bind_evidence(nb::module_ &m);
