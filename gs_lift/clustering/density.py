@@ -228,12 +228,14 @@ def _leaves(points: ArrayLike, weights: ArrayLike | None) -> tuple[Ints, Floats,
             f"got {list(masses.shape)}, least {masses.min(initial=0)}"
         )
     # NaN fails the comparison too.
-    used = np.flatnonzero((np.abs(rows) <= LARGEST).all(axis=1) & np.isfinite(masses) & (masses > 0))
-    group, first = _native.group_equal_rows(rows[used])
+    fits = (rows >= -LARGEST).all(axis=1) & (rows <= LARGEST).all(axis=1)
+    used = np.flatnonzero(fits & np.isfinite(masses) & (masses > 0))
+    every = len(used) == len(rows)
+    group, first = _native.group_equal_rows(rows if every else rows[used])
     leaf = np.full(len(rows), -1, dtype=np.int64)
     leaf[used] = group
     summed = np.bincount(group, weights=masses[used], minlength=len(first)).astype(np.float64)
-    return leaf, rows[used][first], summed
+    return leaf, rows if len(first) == len(rows) else rows[used[first]], summed
 
 
 def _cores(search: NeighbourSearch, found: Neighbours, weights: Floats, min_samples: float) -> Floats:

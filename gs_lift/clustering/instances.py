@@ -3,12 +3,13 @@
 Notation: T Gaussians of things; label = cluster of each, NOBODY = none.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
@@ -31,6 +32,9 @@ NOBODY = -1
 
 NEAREST_IN_SPACE = 16
 """Neighbours in space that say what a Gaussian lies among."""
+
+AT_ONCE = 16_384
+"""Rows that are worked on at once where that takes many numbers a row: bounds memory."""
 
 OF_A_CLUMP = 24
 """Points of a clump that say where it lies: less than its radius apart, and a gap is several radii wide."""
@@ -102,20 +106,34 @@ def things_of(
     if space is None:
         around = nearest_in_space(means)
         space = Space(rows, around, _native.mutual_bits(around))
-    semantic = torch.from_numpy(of_rows(embeddings.semantic)).softmax(dim=1).numpy()[:, list(classes.things)]
+    semantic = np.empty((len(classes.things), len(rows))).T  # column by column, as the classes are summed
+    for some in _blocks(len(rows)):
+        semantic[some] = _thing_probabilities(embeddings.semantic.detach().cpu()[picked[some]], classes)
     return Things(len(embeddings), space, of_rows(embeddings.fast), means, weights, semantic)
 
 
 def _rows_of_things(
     embeddings: Embeddings, gaussians: Gaussians, classes: Classes, config: ClusterConfig
 ) -> Ints:
-    semantic = embeddings.semantic.detach().double().cpu().softmax(dim=1).numpy()[:, list(classes.things)]
     visibility = embeddings.visibility.detach().double().cpu().numpy()
-    thing = semantic.sum(axis=1) >= config.min_thing  # false where a logit is NaN
+    thing = np.zeros(len(embeddings), dtype=bool)
+    for some in _blocks(len(embeddings)):
+        semantic = _thing_probabilities(embeddings.semantic[some].detach().cpu(), classes)
+        thing[some] = semantic.sum(axis=1) >= config.min_thing  # false where a logit is NaN
     finite = np.isfinite(visibility)
     for tensor in (embeddings.fast, gaussians.means):
         finite &= tensor.detach().cpu().isfinite().all(dim=1).numpy()
     return np.flatnonzero(thing & finite & (visibility > config.min_visibility))
+
+
+def _thing_probabilities(logits: Float[Tensor, "R S"], classes: Classes) -> Floats:
+    """[R C] of each thing class."""
+    return logits.double().softmax(dim=1).numpy()[:, list(classes.things)]
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    """Slices of at most AT_ONCE rows."""
+    yield from (slice(at, min(at + AT_ONCE, count)) for at in range(0, count, AT_ONCE))
 
 
 def nearest_in_space(means: Floats) -> NDArray[np.int32]:
@@ -313,15 +331,22 @@ def _balls(things: Things, labels: Ints, count: int) -> tuple[Floats, Floats]:
     total = np.maximum(np.bincount(own, weights=weights, minlength=count), 1e-300)
     sums = [np.bincount(own, weights=weights * column, minlength=count) for column in fast.T]
     centers = np.stack(sums, axis=1) / total[:, None]
-    off = np.bincount(own, weights=weights * ((fast - centers[own]) ** 2).sum(axis=1), minlength=count)
+    squared = np.empty(len(rows))
+    for some in _blocks(len(rows)):
+        squared[some] = ((fast[some] - centers[own[some]]) ** 2).sum(axis=1)
+    off = np.bincount(own, weights=weights * squared, minlength=count)
     return centers, np.sqrt(off / total)
 
 
 def _largest_share(labels: Ints, weights: Floats) -> Floats:
     """[R] The share of the weights [R K] of the label that has most of them; noise has none."""
-    same = labels[:, :, None] == labels[:, None, :]
-    each = (same * weights[:, None, :]).sum(axis=2) * (labels != NOBODY)
-    return each.max(axis=1, initial=0) / np.maximum(weights.sum(axis=1), 1e-12)
+    largest = np.empty(len(labels))
+    for some in _blocks(len(labels)):
+        own, weight = labels[some], weights[some]
+        same = own[:, :, None] == own[:, None, :]
+        each = (same * weight[:, None, :]).sum(axis=2) * (own != NOBODY)
+        largest[some] = each.max(axis=1, initial=0) / np.maximum(weight.sum(axis=1), 1e-12)
+    return largest
 
 
 def vote_classes(things: Things, labels: Ints, classes: Classes) -> Int[Tensor, "M"]:
