@@ -49,7 +49,7 @@ class Evidence:
     Its sum over the regions of a view is how much that view shows of each Gaussian, in pixels.
 
     view: number of the view that each region is of, from 0. kind: THING, STUFF or UNKNOWN.
-    indptr, indices, values: compressed sparse rows; values are float16 or float32.
+    indptr, indices, values: compressed sparse rows, indices rising in each; values are float16 or float32.
     """
 
     view: Int[Tensor, "R"]

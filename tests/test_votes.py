@@ -105,7 +105,15 @@ def test_evidence_that_does_not_fit_is_refused() -> None:
         with pytest.raises(ValueError, match=said):
             _native.label_sums(*arguments)
     with pytest.raises(ValueError, match="an instance of each region"):
-        _native.region_votes(starts, zero, one, zero, 1, zero[:0])
+        _native.region_votes(starts, zero, one, zero, 1, zero[:0], 1)
+    two = np.array([1, 0], dtype=np.int32)
+    for place, count, said in (
+        (two[::-1].copy(), 2, "Gaussians do not rise"),
+        (two, 2, "one after another"),
+        (two - 1, 2, "as many chosen"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            _native.region_votes(np.array([0, 2]), two, one.repeat(2), place, count, zero, 1)
     for label, factor in ((zero + 1, np.ones((1, 2))), (zero, np.ones((0, 2)))):
         with pytest.raises(ValueError, match="factor"):
             _native.stuff_votes(starts, zero, one, zero, zero, zero, label, factor)

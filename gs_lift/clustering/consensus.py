@@ -109,7 +109,7 @@ class Regions:
         of_region[self.segment] = matched
         chosen = int(self.place.max(initial=-1)) + 1
         indptr, instances, sums = _native.region_votes(
-            *_entries(self.evidence), self.place, chosen, of_region
+            *_entries(self.evidence), self.place, chosen, of_region, kernel_threads()
         )
         return Sparse((sums, instances, narrow(indptr, len(sums))), shape=(chosen, count))
 

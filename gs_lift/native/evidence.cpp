@@ -43,6 +43,15 @@ template <class T> void check(Ints indptr, Indices indices, Values<T> values, In
         if (uint32_t(indices.data()[e]) >= of.shape(0)) throw std::invalid_argument("evidence: no such Gaussian");
 }
 
+// The pieces one after another, `total` in all; they are freed one by one.
+template <class T> void append(std::vector<T> &whole, std::vector<std::vector<T>> &pieces, size_t total) {
+    whole.reserve(total);
+    for (std::vector<T> &piece : pieces) {
+        whole.insert(whole.end(), piece.begin(), piece.end());
+        piece = {};
+    }
+}
+
 // Of each region the sum of each label: label [N] of each Gaussian, below `count`, negative = none. -> compressed rows
 // [R count], labels ascending; a label that only zeros have is there with 0.
 template <class T>
@@ -83,63 +92,104 @@ auto label_sums(Ints indptr, Indices indices, Values<T> values, Indices label, s
             for (const int32_t own : mine.touched) sums_of[size_t(r)].push_back(mine.sum[own]);
         });
         for (size_t r = 0; r < regions; ++r) ends[r + 1] = ends[r] + int64_t(labels_of[r].size());
-        labels.reserve(size_t(ends[regions]));
-        for (auto &one : labels_of) labels.insert(labels.end(), one.begin(), one.end()), one = {};
-        sums.reserve(size_t(ends[regions]));
-        for (auto &one : sums_of) sums.insert(sums.end(), one.begin(), one.end()), one = {};
+        append(labels, labels_of, size_t(ends[regions]));
+        append(sums, sums_of, size_t(ends[regions]));
     }
     return nb::make_tuple(to_numpy(std::move(ends)), to_numpy(std::move(labels)), to_numpy(std::move(sums)));
 }
 
-// Of each of T Gaussians what it has in the regions that speak for each instance: matched [R], negative = for none.
-// -> compressed rows [T M], instances ascending.
-template <class T>
-auto region_votes(Ints indptr, Indices indices, Values<T> values, Indices place, size_t count, Indices matched) {
-    check(indptr, indices, values, place, int64_t(count));
-    if (matched.shape(0) + 1 != indptr.shape(0))
-        throw std::invalid_argument("region_votes: wanted an instance of each region");
+// What some Gaussians have in the regions that speak for each instance.
+class Votes {
+  public:
+    // Of the Gaussians begin .. end, of which `place` says what they are numbered from `first` on.
+    template <class T>
+    void gather(const int64_t *starts, const int32_t *indices, const T *values, const int32_t *place, const int32_t *matched,
+                size_t regions, int32_t begin, int32_t end, int32_t first, size_t count) {
+        newest_.assign(count, -1), length_.assign(count, 0);
+        for (size_t r = 0; r < regions; ++r) {
+            if (matched[r] < 0) continue;
+            const int32_t *last = indices + starts[r + 1];
+            for (const int32_t *e = std::lower_bound(indices + starts[r], last, begin); e < last && *e < end; ++e)
+                if (place[*e] >= 0) add(size_t(place[*e] - first), matched[r], number(values[e - indices]));
+        }
+    }
+    const std::vector<int32_t> &lengths() const { return length_; }
+
+    // One after another by rising instance.
+    void write(int32_t *instances, double *sums) {
+        for (const int32_t newest : newest_) {
+            row_.clear();
+            for (int32_t at = newest; at >= 0; at = votes_[size_t(at)].next)
+                row_.emplace_back(votes_[size_t(at)].instance, votes_[size_t(at)].sum);
+            std::sort(row_.begin(), row_.end());
+            for (const auto &[instance, sum] : row_) *instances++ = instance, *sums++ = sum;
+        }
+    }
+
+  private:
     struct Vote {
         double sum;
         int32_t instance, next;  // next of the same Gaussian, -1 = none
     };
+    void add(size_t own, int32_t instance, double value) {
+        int32_t at = newest_[own];
+        while (at >= 0 && votes_[size_t(at)].instance != instance) at = votes_[size_t(at)].next;
+        if (at < 0) {
+            at = int32_t(votes_.size());
+            votes_.push_back({0, instance, newest_[own]});
+            newest_[own] = at;
+            ++length_[own];
+        }
+        votes_[size_t(at)].sum += value;
+    }
+
+    std::vector<int32_t> newest_, length_;  // of each Gaussian
+    std::vector<Vote> votes_;
+    std::vector<std::pair<int32_t, double>> row_;
+};
+
+// Of each of T Gaussians what it has in the regions that speak for each instance: matched [R], negative = for none.
+// place rises, but for its -1. -> compressed rows [T M], instances ascending.
+template <class T>
+auto region_votes(Ints indptr, Indices indices, Values<T> values, Indices place, size_t count, Indices matched, int threads) {
+    check(indptr, indices, values, place, int64_t(count));
+    if (matched.shape(0) + 1 != indptr.shape(0))
+        throw std::invalid_argument("region_votes: wanted an instance of each region");
+    constexpr size_t AT_ONCE = 1 << 17;  // Gaussians whose votes stay in the processor's own memory
+    const size_t blocks = (place.shape(0) + AT_ONCE - 1) / AT_ONCE;
+    std::vector<int32_t> first(blocks + 1, 0);  // the number that each block's Gaussians begin at
+    int32_t next = 0;
+    for (size_t g = 0; g < place.shape(0); ++g) {
+        if (g % AT_ONCE == 0) first[g / AT_ONCE] = next;
+        if (place.data()[g] >= 0 && place.data()[g] != next++)
+            throw std::invalid_argument("region_votes: the chosen Gaussians are not numbered one after another");
+    }
+    first[blocks] = next;
+    if (size_t(next) != count) throw std::invalid_argument("region_votes: wanted as many chosen Gaussians as are counted");
+    for (size_t r = 0; r < matched.shape(0); ++r)
+        if (!std::is_sorted(indices.data() + indptr.data()[r], indices.data() + indptr.data()[r + 1]))
+            throw std::invalid_argument("region_votes: Gaussians do not rise within a region");
     std::vector<int64_t> ends(count + 1, 0);
     std::vector<int32_t> instances;
     std::vector<double> sums;
     {
         nb::gil_scoped_release release;
-        std::vector<int32_t> first(count, -1);
-        std::vector<Vote> votes;
-        for (size_t r = 0; r < matched.shape(0); ++r) {
-            const int32_t instance = matched.data()[r];
-            if (instance < 0) continue;
-            for (int64_t e = indptr.data()[r]; e < indptr.data()[r + 1]; ++e) {
-                const int32_t own = place.data()[indices.data()[e]];
-                if (own < 0) continue;
-                int32_t at = first[own];
-                while (at >= 0 && votes[size_t(at)].instance != instance) at = votes[size_t(at)].next;
-                if (at < 0) {
-                    at = int32_t(votes.size());
-                    votes.push_back({0, instance, first[own]});
-                    first[own] = at;
-                    ++ends[size_t(own) + 1];
-                }
-                votes[size_t(at)].sum += number(values.data()[e]);
-            }
-        }
+        std::vector<std::vector<int32_t>> instances_of(blocks);
+        std::vector<std::vector<double>> sums_of(blocks);
+        parallel(int(blocks), threads, [&](int block, int) {
+            const size_t b = size_t(block), begin = b * AT_ONCE, end = std::min(begin + AT_ONCE, place.shape(0));
+            const size_t own = size_t(first[b + 1] - first[b]);
+            Votes votes;
+            votes.gather(indptr.data(), indices.data(), values.data(), place.data(), matched.data(), matched.shape(0),
+                         int32_t(begin), int32_t(end), first[b], own);
+            size_t total = 0;
+            for (size_t t = 0; t < own; ++t) total += size_t(ends[size_t(first[b]) + t + 1] = votes.lengths()[t]);
+            instances_of[b].resize(total), sums_of[b].resize(total);
+            votes.write(instances_of[b].data(), sums_of[b].data());
+        });
         for (size_t t = 0; t < count; ++t) ends[t + 1] += ends[t];
-        instances.resize(votes.size());
-        sums.resize(votes.size());
-        std::vector<std::pair<int32_t, double>> row;
-        for (size_t t = 0; t < count; ++t) {
-            row.clear();
-            for (int32_t at = first[t]; at >= 0; at = votes[size_t(at)].next)
-                row.emplace_back(votes[size_t(at)].instance, votes[size_t(at)].sum);
-            std::sort(row.begin(), row.end());
-            for (size_t i = 0; i < row.size(); ++i) {
-                instances[size_t(ends[t]) + i] = row[i].first;
-                sums[size_t(ends[t]) + i] = row[i].second;
-            }
-        }
+        append(instances, instances_of, size_t(ends[count]));
+        append(sums, sums_of, size_t(ends[count]));
     }
     return nb::make_tuple(to_numpy(std::move(ends)), to_numpy(std::move(instances)), to_numpy(std::move(sums)));
 }
@@ -188,7 +238,7 @@ template <class T> void bind_values(nb::module_ &m) {
     m.def("label_sums", &label_sums<T>, nb::arg("indptr"), nb::arg("indices"), nb::arg("values"), nb::arg("label"),
           nb::arg("count"), nb::arg("threads"));
     m.def("region_votes", &region_votes<T>, nb::arg("indptr"), nb::arg("indices"), nb::arg("values"),
-          nb::arg("place"), nb::arg("count"), nb::arg("matched"));
+          nb::arg("place"), nb::arg("count"), nb::arg("matched"), nb::arg("threads"));
     m.def("stuff_votes", &stuff_votes<T>, nb::arg("indptr"), nb::arg("indices"), nb::arg("values"), nb::arg("place"),
           nb::arg("stuff"), nb::arg("view"), nb::arg("label"), nb::arg("factor"));
 }
