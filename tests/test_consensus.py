@@ -11,7 +11,6 @@ from gs_lift import _native
 from gs_lift.clustering import ClusterConfig, cluster, consensus, recut_instances
 from gs_lift.clustering.consensus import (
     Joins,
-    Regions,
     drop_light,
     granularity_beyond,
     halves,
@@ -21,6 +20,7 @@ from gs_lift.clustering.consensus import (
 )
 from gs_lift.clustering.constraints import Constraints, Link
 from gs_lift.clustering.instances import things_of
+from gs_lift.clustering.regions import Regions
 from gs_lift.segmentation import Evidence, Instances
 from gs_lift.sparse import Sparse
 

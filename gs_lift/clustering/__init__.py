@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gs_lift.clustering.consensus import Joins, Regions, drop_light, join_nodes, wanted_agreement
+from gs_lift.clustering.consensus import Joins, drop_light, join_nodes, wanted_agreement
 from gs_lift.clustering.constraints import Constraints, link, read_constraints, rejoin
 from gs_lift.clustering.density import (
     Clustering,
@@ -37,6 +37,7 @@ from gs_lift.clustering.instances import (
 )
 from gs_lift.clustering.parts import find_parts, parts_of_clusters, parts_of_joins
 from gs_lift.clustering.prediction import approximate_predict
+from gs_lift.clustering.regions import Regions
 from gs_lift.clustering.selection import MIDDLE
 from gs_lift.clustering.settings import OF_THE_TREE, ClusterConfig
 from gs_lift.clustering.votes import confidence, detections, drop_undetected, vote

@@ -1,14 +1,14 @@
 """The last word on each Gaussian: the segments that match its instance against those that match others, and stuff.
 
-Notation: T Gaussians of things, R segments of things, M instances, V views; see consensus.py.
+Notation: T Gaussians of things, S segments of things, M instances, V views; see regions.py.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gs_lift.clustering.consensus import Regions
 from gs_lift.clustering.hierarchy import Floats, Ints
 from gs_lift.clustering.instances import NOBODY
+from gs_lift.clustering.regions import Regions
 from gs_lift.segmentation import Evidence, Instances
 from gs_lift.sparse import Sparse, one_hot, strongest
 
@@ -64,7 +64,7 @@ def drop_undetected(regions: Regions, labels: Ints, least: int) -> Ints:
 
 
 def match(regions: Regions, labels: Ints, count: int) -> tuple[Ints, NDArray[np.bool_]]:
-    """The instance [R] that each segment matches, NOBODY = none, and which views detect which instance [V M].
+    """The instance [S] that each segment matches, NOBODY = none, and which views detect which instance [V M].
 
     IoU by weights, of a segment with what its view shows of an instance.
     """
