@@ -90,9 +90,9 @@ class Agglomeration {
     Agglomeration(size_t nodes, Rows segments, const double *values, Rows views, const float *inside, const float *outside,
                   size_t first_told, Weights weights, int threads)
         : count(nodes), view_count(views.count), first_told(first_told), weights(weights), start(segments.starts),
-          columns(nodes), size(nodes, 1.0), partners(nodes), more(nodes, 0) {
+          columns(nodes), size(nodes, 1.0), partners(nodes), more(nodes, 0), room(nodes, KEPT) {
         fill_columns(segments, values, views, inside, outside);
-        const int block = 64;
+        const int block = 64;  // nodes that a thread takes at once
         std::vector<Scratch> scratch(size_t(std::max(threads, 1)));
         parallel(int((nodes + block - 1) / block), threads, [&](int task, int thread) {
             const size_t end = std::min(nodes, size_t(task + 1) * block);
@@ -123,7 +123,7 @@ class Agglomeration {
     }
 
   private:
-    static constexpr size_t KEPT = 16;  // partners of a group
+    static constexpr size_t KEPT = 16;  // partners of a group; when they are gone, four times as many
 
     struct Scratch {
         std::vector<double> same, told;       // by group
@@ -142,6 +142,7 @@ class Agglomeration {
     std::vector<double> size;                       // of each group, -1 = it is part of another by now
     std::vector<std::vector<Candidate>> partners;  // of each group the best of the older ones, the very best last
     std::vector<char> more;                        // whether it has others than those
+    std::vector<size_t> room;                      // how many are kept when it looks next
     std::priority_queue<Candidate> queue;          // of each group the best
     Scratch mine;
 
@@ -201,7 +202,8 @@ class Agglomeration {
             scratch.outside[size_t(own.views[i])] = own.outside[i];
         }
         for (const int32_t a : scratch.touched) {
-            consider(a, b, scratch);
+            const double agreed = agreement(a, b, scratch);
+            if (agreed >= weights.least) scratch.found.push_back({agreed, a, b});
             scratch.same[size_t(a)] = scratch.told[size_t(a)] = 0;
         }
         scratch.touched.clear();
@@ -209,12 +211,12 @@ class Agglomeration {
         keep(b, scratch.found);
     }
 
-    void consider(int32_t a, int32_t b, Scratch &scratch) const {
+    // Of group a with b, which scratch is about; -1 where it is certainly too little.
+    double agreement(int32_t a, int32_t b, const Scratch &scratch) const {
         const double told = scratch.told[size_t(a)], share = told / (size[size_t(a)] * size[size_t(b)]);
         const double same = told + (scratch.same[size_t(a)] - told) * (1 + weights.trust * share);
-        if (same < weights.least * weights.prior) return;  // apart is not negative
-        const double agreement = same / (apart(columns[size_t(a)], scratch) + weights.prior);
-        if (agreement >= weights.least) scratch.found.push_back({agreement, a, b});
+        if (same < weights.least * weights.prior) return -1;  // apart is not negative
+        return same / (apart(columns[size_t(a)], scratch) + weights.prior);
     }
 
     double apart(const Column &a, const Scratch &b) const {
@@ -229,7 +231,8 @@ class Agglomeration {
 
     void keep(int32_t b, std::vector<Candidate> &found) {
         const auto better = [](const Candidate &left, const Candidate &right) { return right < left; };
-        const size_t kept = std::min(KEPT, found.size());
+        const size_t kept = std::min(room[size_t(b)], found.size());
+        room[size_t(b)] *= 4;
         std::partial_sort(found.begin(), found.begin() + int64_t(kept), found.end(), better);
         more[size_t(b)] = found.size() > kept;
         partners[size_t(b)].assign(found.rend() - int64_t(kept), found.rend());
@@ -255,6 +258,7 @@ class Agglomeration {
         size[size_t(a)] = size[size_t(b)] = -1;
         partners.emplace_back();
         more.push_back(0);
+        room.push_back(KEPT);
         for (const int32_t gone : {a, b}) columns[size_t(gone)] = {}, partners[size_t(gone)] = {};
         const Column &own = columns.back();
         for (size_t i = 0; i < own.segments.size(); ++i) replace(size_t(own.segments[i]), made, own.values[i]);
