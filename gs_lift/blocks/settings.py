@@ -11,7 +11,7 @@ class BlocksConfig:
 
     gaussians: int = 2_000_000
     """Most Gaussians of a block, margins included; a scene with more is cut into blocks, which are lifted one after the
-    other. 2,000,000 are lifted and clustered in 4 GB; 0 = never cut."""
+    other. 2,000,000 take 3 GB and `memory_budget_gb` to lift, 4 GB to cluster; 0 = never cut."""
     overlap: float = 0.2
     """How far a block reaches into its neighbours, in widths of its own cell: objects that lie across a border are
     joined by what both blocks see of them."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import TracebackType
 
 import torch
@@ -49,7 +50,11 @@ class _Learners:
 
     def __post_init__(self) -> None:
         self.all: list[InstanceLearner | ClassLearner] = [self.instances, self.classes]
-        self.sums = [RowSum(*self.instances.shape), RowSum(*self.classes.logits.shape)]
+
+    @cached_property
+    def sums(self) -> list[RowSum]:
+        """Of each one's gradients, for steps of several views."""
+        return [RowSum(*self.instances.shape), RowSum(*self.classes.logits.shape)]
 
     def tensors(self) -> dict[str, Tensor]:
         return self.instances.tensors() | self.classes.tensors()
