@@ -212,6 +212,8 @@ class _Taker:
 
     def _following(self, step: int, lane: int) -> list[tuple[int, int]]:
         """Of the next few views those that have to be made."""
+        if self._prepared.in_memory:
+            return []
         own = self.lanes.own
         first = step * len(own) + own.index(lane)
         places = [divmod(first + further, len(own)) for further in range(1, AHEAD + 1)]

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -138,6 +139,11 @@ class Prepared:
     inside: dict[int, UInt8[np.ndarray, "_"]]
     visibility: dict[int, Float[Tensor, "N"]]
     evidence: EvidenceOfViews
+
+    @cached_property
+    def in_memory(self) -> bool:
+        """Whether nothing has to be made anew."""
+        return len(self.kept) == sum(map(len, self.views.values()))
 
     def has(self, lane: int, turn: int) -> bool:
         """Whether the view of that turn in a lane is in memory, weights and all."""
