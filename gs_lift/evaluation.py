@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gs_lift.errors import pick
 from gs_lift.gaussians import Gaussians
-from gs_lift.metrics import FrameQuality, Overlaps, frame_quality, psnr, ssim
+from gs_lift.metrics import FrameQuality, OverlapsOfImages, frame_quality, psnr, ssim
 from gs_lift.progress import OnStep
 from gs_lift.protocols import PROTOCOLS, RELEASED, ClassScores, PanopticScores
 from gs_lift.rendering import blending_weights, render
@@ -77,28 +77,28 @@ def evaluate_by(
     """What `evaluate` finds, by each of some protocols; rendered once."""
     chosen = [pick(PROTOCOLS, name, "protocol") for name in protocols]
     pictures: list[tuple[float, float]] = []
-    overlaps: list[list[Overlaps]] = [[] for _ in chosen]
+    overlaps = [OverlapsOfImages() for _ in chosen]
     halos = _Halos(len(instances))
     for step, view in enumerate(scene.test, start=1):
         pictures.append(_picture_scores(gaussians, view.camera, view.image(), backend))
         if view.truth is not None:
             blend, truth = pixel_weights(gaussians, view.camera, backend=backend), view.truth()
             pred = _panoptic(blend, view.camera, embeddings, instances, scene.classes)
-            for protocol, images in zip(chosen, overlaps, strict=True):
-                images.append(protocol.overlaps(pred, truth))
+            for protocol, gathered in zip(chosen, overlaps, strict=True):
+                gathered.append(protocol.overlaps(pred, truth))
             halos.add(blend, instances, truth, scene.classes)
         if on_step is not None:
             on_step(step, dict(zip(("psnr", "ssim"), pictures[-1], strict=True)))
     mean_psnr, mean_ssim = np.mean(pictures, axis=0) if pictures else (np.nan, np.nan)
     return [
         Scores(
-            **vars(protocol.scores(images, scene.classes)),
+            **vars(protocol.scores(gathered.images, scene.classes)),
             psnr=_figure(mean_psnr),
             ssim=_figure(mean_ssim),
             halo=_figure(halos.mean()),
             gaussians=len(gaussians),
         )
-        for protocol, images in zip(chosen, overlaps, strict=True)
+        for protocol, gathered in zip(chosen, overlaps, strict=True)
     ]
 
 

@@ -142,21 +142,19 @@ class Overlaps:
     def of(cls, pred: Segments, truth: Segments) -> "Overlaps":
         """Of one image."""
         keys = [
-            values.flatten().long()
+            values.flatten().long().numpy()
             for values in (pred.semantic, pred.instance, truth.semantic, truth.instance)
         ]
-        code, size = torch.zeros_like(keys[0]), 1
+        code, size = np.zeros_like(keys[0]), 1
         for values in keys:
-            low, span = int(values.min()), int(values.max() - values.min()) + 1
+            low, span = int(values.min()), int(values.max()) - int(values.min()) + 1
             if size * span >= 2**62:  # huge ids: by their rank instead
-                size, span, low = len(code.unique()), len(values.unique()), 0
-                code, values = (one.unique(return_inverse=True)[1] for one in (code, values))
+                size, span, low = len(np.unique(code)), len(np.unique(values)), 0
+                code, values = (np.unique(one, return_inverse=True)[1] for one in (code, values))
             code, size = code * span + (values - low), size * span
-        _, code = code.unique(return_inverse=True)
-        counts = torch.bincount(code)
-        first = torch.empty_like(counts).scatter_(0, code, torch.arange(len(code)))
-        pairs = torch.stack([values[first] for values in keys], dim=1)
-        return cls(pairs[:, :2], pairs[:, 2:], counts)
+        _, first, counts = np.unique(code, return_index=True, return_counts=True)
+        pairs = torch.from_numpy(np.stack([values[first] for values in keys], axis=1))
+        return cls(pairs[:, :2], pairs[:, 2:], torch.from_numpy(counts))
 
     @classmethod
     def joined(cls, images: Sequence["Overlaps"]) -> "Overlaps":
@@ -169,6 +167,32 @@ class Overlaps:
             torch.cat([image.truth for image in images]),
             torch.cat([image.counts for image in images]),
         )
+
+
+class OverlapsOfImages:
+    """Gathers those of many images in one table, which doubles when it is full.
+
+    Kept one by one, a few rows would lie between the large tensors of each image, whose memory is then not used again:
+    2 MB an image of 512 x 640 pixels (glibc 2.36).
+    """
+
+    def __init__(self) -> None:
+        self._table, self._ends = torch.zeros(1024, 5, dtype=torch.int64), [0]
+
+    def append(self, image: Overlaps) -> None:
+        start, end = self._ends[-1], self._ends[-1] + len(image.counts)
+        if end > len(self._table):
+            larger = torch.zeros(2 * end, 5, dtype=torch.int64)
+            larger[:start] = self._table[:start]
+            self._table = larger
+        self._table[start:end] = torch.cat([image.pred, image.truth, image.counts[:, None]], dim=1)
+        self._ends.append(end)
+
+    @property
+    def images(self) -> list[Overlaps]:
+        """Of each image; views of the table."""
+        pieces = self._table[: self._ends[-1]].split(np.diff(self._ends).tolist())
+        return [Overlaps(rows[:, :2], rows[:, 2:4], rows[:, 4]) for rows in pieces]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from gs_lift.datasets.scannet import CLASSES as SCANNET_CLASSES
 from gs_lift.errors import SceneError
 from gs_lift.evaluation import panoptic
 from gs_lift.exports import Labelled
-from gs_lift.metrics import Overlaps
+from gs_lift.metrics import OverlapsOfImages
 from gs_lift.pipeline import Reporter, SilentReporter
 from gs_lift.protocols import PROTOCOLS, STRICT, PanopticScores
 from gs_lift.scene import Scene, View
@@ -88,12 +88,12 @@ def score(
             f"{pred}: no prediction for {len(missing)} of {len(true.frames)} frames ({', '.join(missing[:3])}); "
             f"it has {', '.join(sorted(found.frames)[:3]) or 'none'}"
         )
-    images: dict[str, list[Overlaps]] = {name: [] for name in protocols}
+    gathered = {name: OverlapsOfImages() for name in protocols}
     with reporter.stage("score", len(true.frames)) as on_step:
         for step, (name, read_truth) in enumerate(true.frames.items(), start=1):
             pair = found.frames[name](), read_truth()
             for protocol in protocols:
-                images[protocol].append(
+                gathered[protocol].append(
                     PROTOCOLS[protocol].overlaps(*_as_judged(protocol, *pair, true.classes))
                 )
             on_step(step, {})
@@ -101,7 +101,8 @@ def score(
     draws = [generator.integers(0, len(true.frames), len(true.frames)) for _ in range(rounds)]
     intervals: dict[str, dict[str, tuple[float, float]]] = {}
     scores = {}
-    for protocol, of_frames in images.items():
+    for protocol, overlaps in gathered.items():
+        of_frames = overlaps.images
         scores[protocol] = PROTOCOLS[protocol].scores(of_frames, true.classes)
         drawn = [PROTOCOLS[protocol].scores([of_frames[one] for one in draw], true.classes) for draw in draws]
         intervals[protocol] = {}

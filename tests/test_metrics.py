@@ -13,6 +13,8 @@ from torch import Tensor
 from gs_lift.metrics import (
     ClassQuality,
     Confusion,
+    Overlaps,
+    OverlapsOfImages,
     PanopticQuality,
     Reliability,
     frame_quality,
@@ -273,3 +275,17 @@ def test_the_calibration_error_is_the_mean_distance_by_bins() -> None:
     assert found.error == approx((0.45 + 0.25) / 2)
     assert found.counts.tolist() == [0, 0, 0, 2, *10 * [0], 2]
     assert (found.said[14], found.right[14]) == (approx(0.95), 0.5)
+
+
+def test_the_overlaps_of_many_images_are_those_of_each() -> None:
+    gathered, each = OverlapsOfImages(), []
+    assert gathered.images == []
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        maps = [torch.randint(-1, 9 * seed + 2, (20, 30), generator=generator) for _ in range(4)]
+        pred, truth = (Segments(one, other, torch.ones(20, 30)) for one, other in (maps[:2], maps[2:]))
+        each.append(Overlaps.of(pred, truth))
+        gathered.append(each[-1])
+    for one, other in zip(gathered.images, each, strict=True):
+        for name, tensor in vars(other).items():
+            assert torch.equal(getattr(one, name), tensor), name
