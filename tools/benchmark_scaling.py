@@ -8,9 +8,9 @@ which leaves its result to the next one; what is done is skipped, so the command
 --room a scene folder is measured as it is.
 
 A table for each axis: CPU seconds of each stage (all threads: on a busy machine they tell more than seconds), wall
-seconds, and the most memory that the process held, MB, of which some 300 are Python and torch. The last row is the
-exponent that fits best, the slope of log over log: 0 = does not grow, 1 = in proportion. `outputs` writes labels.ply
-and what goes with it; `eval` scores the test views.
+seconds, and the most memory that the process held, MB. `start` is a process that imports and does nothing. The last row
+is the exponent that fits best, the slope of log over log, to what a stage takes above that: 0 = does not grow, 1 = in
+proportion. `outputs` writes labels.ply and what goes with it; `eval` scores the test views.
 """
 
 import json
@@ -36,6 +36,7 @@ from gs_lift.files import write_text_atomic
 from gs_lift.pipeline import SilentReporter, evaluate_run, fit_run, segment_run, write_outputs
 from gs_lift.run import Run
 
+START = "start"
 STAGES = ("points", "fit", "lift", "segment", "outputs", "eval")
 
 
@@ -61,7 +62,7 @@ BASE = Cell()
 
 AXES: dict[str, list[Cell]] = {
     "views": [replace(BASE, views=count) for count in (50, 100, 200, 400)],
-    "gaussians": [replace(BASE, gaussians=count) for count in (15_000, 30_000, 60_000, 120_000)],
+    "gaussians": [replace(BASE, gaussians=count) for count in (30_000, 60_000, 120_000, 240_000)],
     "objects": [replace(BASE, objects=count) for count in (25, 100, 400)],
     "capture": [replace(BASE, views=count, size=64, gaussians=20_000) for count in (200, 2_000)],
 }
@@ -90,6 +91,8 @@ class Until(SilentReporter):
 def work(stage: str, room: Path, folder: Path, settings: Sequence[str]) -> None:
     """One stage, in a process of its own."""
     run = Run(folder)
+    if stage == START:
+        return
     if stage == "segment":
         segment_run(run)
     elif stage == "outputs":
@@ -125,7 +128,7 @@ def line(room: Path, folder: Path, settings: Sequence[str], console: Console) ->
     """The figures of every stage, kept beside the run."""
     path = folder.with_suffix(".json.figures")
     done: Figures = json.loads(path.read_text()) if path.exists() else {}
-    for stage in STAGES:
+    for stage in (START, *STAGES):
         if stage not in done:
             console.print(f"{folder.name}: {stage}")
             command = [sys.executable, __file__, "--work", stage, "--room", str(room), "--run", str(folder)]
@@ -147,7 +150,7 @@ def made(cell: Cell, out: Path, console: Console) -> Path:
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     """The slope of log value over log size, by least squares."""
-    x, y = [math.log(size) for size in sizes], [math.log(max(value, 1e-9)) for value in values]
+    x, y = [math.log(size) for size in sizes], [math.log(max(value, 0.1)) for value in values]
     center_x, center_y = sum(x) / len(x), sum(y) / len(y)
     spread = sum((one - center_x) ** 2 for one in x)
     return sum((a - center_x) * (b - center_y) for a, b in zip(x, y, strict=True)) / spread
@@ -156,13 +159,14 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 def show(title: str, sizes: Sequence[float], rows: Sequence[Figures], console: Console) -> None:
     for what, unit in (("cpu", "CPU s"), ("seconds", "s"), ("mb", "MB")):
         table = Table(title=f"{title}: {unit}", box=None)
-        for name in (title, *STAGES):
+        for name in (title, START, *STAGES):
             table.add_column(name, justify="right")
         for size, figures in zip(sizes, rows, strict=True):
-            table.add_row(f"{size:,.0f}", *(f"{figures[stage][what]:.0f}" for stage in STAGES))
+            table.add_row(f"{size:,.0f}", *(f"{figures[stage][what]:.0f}" for stage in (START, *STAGES)))
         if len(rows) > 1:
-            slopes = (exponent(sizes, [figures[stage][what] for figures in rows]) for stage in STAGES)
-            table.add_row("exponent", *(f"{slope:.2f}" for slope in slopes))
+            start = min(figures[START][what] for figures in rows)
+            above = ([figures[stage][what] - start for figures in rows] for stage in STAGES)
+            table.add_row("exponent", "", *(f"{exponent(sizes, values):.2f}" for values in above))
         console.print(table)
 
 
