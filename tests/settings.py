@@ -37,9 +37,14 @@ FINDABLE_SETTINGS = [
 ]
 
 
+def findable_room(folder: Path) -> Path:
+    """That room in folder/room."""
+    synthesize(folder / "room", SynthConfig(**FINDABLE), processes=1)
+    return folder / "room"
+
+
 def findable_run(folder: Path) -> Run:
     """That room in folder/room, segmented in folder/run."""
-    synthesize(folder / "room", SynthConfig(**FINDABLE), processes=1)
-    run = fit_run(folder / "room", load_config(None, FINDABLE_SETTINGS), folder=folder / "run")
+    run = fit_run(findable_room(folder), load_config(None, FINDABLE_SETTINGS), folder=folder / "run")
     segment_run(run)
     return run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from commands import gslift, start_gslift
-from settings import FINDABLE, FINDABLE_SETTINGS
+from settings import FINDABLE_SETTINGS, findable_room
 
 from gs_lift.batch import ENGINES, BatchConfig, Task, batch_tasks, list_scenes, run_batch
 from gs_lift.batch.local import share_devices
@@ -22,7 +22,6 @@ from gs_lift.errors import BackendError, ConfigError, GsLiftError, SceneError
 from gs_lift.pipeline import SilentReporter
 from gs_lift.report import batch_table
 from gs_lift.run import sha256
-from gs_lift.synthetic import SynthConfig, synthesize
 
 SETTINGS = [word for setting in FINDABLE_SETTINGS for word in ("--set", setting)]
 LONG = ["fit.steps=1000", "checkpoint_every=20"]
@@ -76,9 +75,7 @@ def fitted_once(run: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes") / "room"
-    synthesize(folder, SynthConfig(**FINDABLE), processes=1)
-    return folder
+    return findable_room(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import gslift
-from settings import FINDABLE, FINDABLE_SETTINGS
+from settings import FINDABLE_SETTINGS, findable_room
 
 from gs_lift.batch import BatchConfig, lift_blocks_by
 from gs_lift.block_runs import block_runs, in_blocks, is_block, read_blocks
@@ -26,7 +26,6 @@ from gs_lift.pipeline import (
     write_outputs,
 )
 from gs_lift.run import Run, latest_run, sha256
-from gs_lift.synthetic import SynthConfig, synthesize
 
 SETTINGS = [*FINDABLE_SETTINGS, "checkpoint_every=20"]
 
@@ -37,9 +36,7 @@ def in_parts(*overrides: str) -> Config:
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes") / "room"
-    synthesize(folder, SynthConfig(**FINDABLE), processes=1)
-    return folder
+    return findable_room(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture(scope="module")
