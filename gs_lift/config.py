@@ -88,7 +88,7 @@ def load_config(file: Path | None = None, overrides: list[str] | None = None) ->
 
     node = OmegaConf.structured(Config)
     _unlock(node)
-    sources = [(str(file), _read_yaml(file))] if file is not None else []
+    sources = [(str(file), _moved(_read_yaml(file)))] if file is not None else []
     for override in overrides or []:
         name, separator, _ = override.partition("=")
         if not separator or not name.strip():
@@ -106,6 +106,15 @@ def load_config(file: Path | None = None, overrides: list[str] | None = None) ->
     config = OmegaConf.to_object(node)
     assert isinstance(config, Config)
     return config.check()
+
+
+def _moved(values: Any) -> Any:
+    """Values of a file as they are called now."""
+    lift = values.get("lift") if isinstance(values, dict) else None
+    if isinstance(lift, dict) and "memory_budget_gb" in lift:
+        values = {"memory_budget_gb": lift["memory_budget_gb"], **values}
+        values["lift"] = {name: value for name, value in lift.items() if name != "memory_budget_gb"}
+    return values
 
 
 def _parsed(override: str) -> Any:

@@ -16,16 +16,19 @@ from gs_lift import __version__, ply
 from gs_lift.block_runs import (
     block_of,
     block_runs,
+    each_block,
     in_blocks,
     is_block,
+    is_lifted,
     make_blocks,
     read_blocks,
     take_settings,
 )
-from gs_lift.blocks import join, together
+from gs_lift.blocks import Block, join, together
 from gs_lift.checkpoint import Checkpoints
 from gs_lift.clustering import OF_THE_TREE, cluster, detections, read_constraints, saved_tree
-from gs_lift.config import Config, config_hash
+from gs_lift.clustering.constraints import Written
+from gs_lift.config import Config, config_hash, differences
 from gs_lift.datasets import load_scene
 from gs_lift.distributed import from_rank_zero, rank_zero, world
 from gs_lift.edits import Edits, read_edits, splat_digest
@@ -36,13 +39,13 @@ from gs_lift.fitting import fit
 from gs_lift.gaussians import Gaussians
 from gs_lift.lanes import check_batches
 from gs_lift.lifting import lift
-from gs_lift.lifting.views import check_segments
+from gs_lift.lifting.views import check_segments, check_things
 from gs_lift.points import initial_points
 from gs_lift.progress import OnStep
 from gs_lift.protocols import RELEASED
 from gs_lift.recipe import Recipe
 from gs_lift.report import Strip, contact_sheet
-from gs_lift.run import STAGES, Run, sha256, start_run
+from gs_lift.run import BLOCKS, STAGES, Run, sha256, start_run
 from gs_lift.scene import Scene
 from gs_lift.segmentation import Embeddings, Evidence, Instances, Parts
 from gs_lift.splats import find_splat, load_splat
@@ -131,6 +134,10 @@ def fit_run(
     check_batches(**({} if splat else {"fit": config.fit.batch}), lift=config.lift.batch)
     scene = load_scene(scene_path, config.data)
     folder = folder or Path("runs") / scene.name
+    if is_block(Run(folder)) and (splat is not None or differences(Run(folder).config, config)):
+        raise RunError(
+            f"{folder}: is a block, with the settings of its run; change those of {block_of(Run(folder))[0].folder}"
+        )
     if not rank_zero():
         _help(scene, config, reporter)
         return Run(folder)
@@ -292,7 +299,7 @@ def _lift_stage(
     run: Run, scene: Scene, config: Config, reporter: Reporter, lift_blocks: LiftBlocks | None = None
 ) -> None:
     take_settings(run, config)
-    if run.done("lift"):
+    if is_lifted(run):
         reporter.say(f"lift: done before ({run.result('lift')})")
         from_rank_zero(None)
         return
@@ -304,8 +311,10 @@ def _lift_stage(
         scene = replace(scene, train=tuple(scene.train[view] for view in block.views.tolist()))
     # From the file, not from memory: a resumed run and an uninterrupted one start from the same numbers.
     gaussians = ply.read_splat(whole.result("fit"), sh_degree=0)  # colours have no part in it
-    if 0 < config.blocks.gaussians < len(gaussians):
-        return _lift_in_blocks(run, scene, len(gaussians), config, reporter, lift_blocks)
+    count = len(gaussians)
+    if 0 < config.blocks.gaussians < count:
+        del gaussians  # each block reads them again
+        return _lift_in_blocks(run, scene, count, config, reporter, lift_blocks)
     gaussians = from_rank_zero(gaussians).to(config.device)
     with _timed(run, "lift", config.lift.steps, reporter) as on_step:
         checkpoints = Checkpoints(run.checkpoints("lift"), config.checkpoint_every)
@@ -344,21 +353,30 @@ def _lift_in_blocks(
             f"{count} Gaussians are lifted in blocks, each by one process (gslift fit --jobs or --engine ray); for "
             "torchrun to share them wanted --set blocks.gaussians=0"
         )
-    if not in_blocks(run):
-        with _timed(run, "split", len(scene.train), reporter) as on_view:
-            make_blocks(run, scene, config, on_view=on_view)
+    check_things(scene)
+    with reporter.stage("split", len(scene.train)) as on_view:
+        make_blocks(run, scene, config, on_view=on_view)
     blocks = read_blocks(run)
-    cores = ", ".join(f"{len(block.rows):,}" for block in blocks[:8]) + (", ..." if len(blocks) > 8 else "")
-    reporter.say(f"lift: {count:,} Gaussians in {len(blocks)} blocks of {cores}")
-    if lift_blocks is not None:
-        lift_blocks(block_runs(run))
+    sizes = ", ".join(f"{len(block.rows):,}" for block in blocks[:8]) + (", ..." if len(blocks) > 8 else "")
+    reporter.say(f"lift: {count:,} Gaussians in {len(blocks)} blocks of {sizes}")
     with _timed(run, "lift", len(blocks), SilentReporter()):
+        if lift_blocks is not None:
+            lift_blocks(block_runs(run))
         for number, each in enumerate(block_runs(run), start=1):
             if not each.done("lift"):
                 reporter.say(f"block {number} of {len(blocks)}: {len(blocks[number - 1].views)} views")
                 _lift_stage(each, scene, each.config, reporter)
-        found = (read_embeddings(each) for each in block_runs(run))
+        found = (_of_block(read_embeddings(each), block, each) for block, each in each_block(run))
         _write_embeddings(run, together(blocks, found, count))
+
+
+def _of_block(embeddings: Embeddings, block: Block, run: Run) -> Embeddings:
+    if len(embeddings) != len(block.rows):
+        raise RunError(
+            f"{run.result('lift')}: has {len(embeddings)} Gaussians, the block {len(block.rows)}; remove it, "
+            "and run the same command again"
+        )
+    return embeddings
 
 
 def read_gaussians(run: Run) -> Gaussians:
@@ -430,13 +448,14 @@ def segment_run(
     *,
     changes: Mapping[str, Any] | None = None,
     constraints: Path | None = None,
+    written: Written | None = None,
     reporter: Reporter | None = None,
 ) -> Instances:
     """Cluster the embeddings of a run into instances, once, and cut their tree again where another cut is wanted.
 
     changes: fields of ClusterConfig that differ from the run's, none of those OF_THE_TREE; constraints: a file, see
-    clustering.constraints. With neither given (None), the last cut stays; with empty changes it is that of the run's
-    config. Raises ConfigError or ConstraintError before the last cut is touched.
+    clustering.constraints; written: what such a file says. With none of them given (None), the last cut stays; with
+    empty changes it is that of the run's config. Raises ConfigError or ConstraintError before the last cut is touched.
     """
     reporter = reporter or SilentReporter()
     config = run.config
@@ -444,7 +463,11 @@ def segment_run(
         raise ConfigError(f"cluster.{fixed[0]}: another cut cannot change it; use --set and --overwrite")
     if in_blocks(run):
         return _segment_blocks(run, changes, constraints, reporter)
-    written = read_constraints(constraints) if constraints else None
+    if run.record.get("in_blocks"):
+        raise RunError(
+            f"{run.folder}: was lifted in blocks, which are gone; run `gslift fit {run.scene} --run {run.folder}` again"
+        )
+    written = read_constraints(constraints) if constraints else written
     if not run.done("segment"):
         gaussians, embeddings = read_gaussians(run), read_embeddings(run)
         classes = read_scene(run).classes
@@ -473,21 +496,33 @@ def _segment_blocks(
     run: Run, changes: Mapping[str, Any] | None, constraints: Path | None, reporter: Reporter
 ) -> Instances:
     """Each block, and then their instances joined."""
-    _require(run, "lift")
+    if not is_lifted(run):
+        raise RunError(
+            f"{run.folder}: not all blocks are lifted; run `gslift fit {run.scene} --run {run.folder}` again"
+        )
     if constraints is not None:
         raise RunError(
             f"{constraints}: {run.name} was lifted in blocks, which number their objects each in its own way; wanted "
             f"constraints for a block: gslift segment {block_runs(run)[0].folder} --constraints ..."
         )
-    for each in block_runs(run):
-        segment_run(each, changes=changes, reporter=reporter)
+    last = read_segmentation(run)[1] if run.done("segment") else Recipe()
+    # What was asked of a block alone stays, unless the whole is cut in another way, or was.
+    asked = changes if changes or (changes is not None and last.changes) else None
+    for block, each in each_block(run):
+        reporter.say(f"block {each.folder.name}: {len(block.rows):,} Gaussians")
+        own = read_segmentation(each)[1].written if asked is not None and each.done("segment") else None
+        segment_run(each, changes=asked, written=own, reporter=reporter)
     made = max(each.result("segment").stat().st_mtime_ns for each in block_runs(run))
     if run.done("segment") and run.result("segment").stat().st_mtime_ns >= made:
         return read_instances(run)
-    last = read_segmentation(run)[1] if run.done("segment") else Recipe()
     with _timed(run, "segment", None, SilentReporter()):
+        blocks = read_blocks(run)
         found = [replace(read_instances(each), tree={}) for each in block_runs(run)]
-        instances = join(read_blocks(run), found, len(read_embeddings(run)))
+        if any(len(block.rows) != len(one.labels) for block, one in zip(blocks, found, strict=True)):
+            raise RunError(
+                f"{run.folder}: a block's instances are of other Gaussians; remove {run.folder}/blocks/*/instances.pt"
+            )
+        instances = join(blocks, found, sum(int(block.core.sum()) for block in blocks))
         write_segmentation(run, instances, last if changes is None else Recipe(dict(changes)))
     return instances
 
@@ -507,6 +542,10 @@ def output_paths(run: Run, out: Path) -> list[Path]:
     own = {run.result(stage).resolve() for stage in STAGES}
     own |= {(run.folder / name).resolve() for name in OWN}
     for path in paths:
+        if (run.folder / BLOCKS).resolve() in path.resolve().parents:
+            raise RunError(
+                f"--out {out}: {path} would lie among the blocks of the run; choose another folder"
+            )
         kept = path.resolve().parent == run.folder.resolve() and path.name.startswith("edits.")
         if kept or path.resolve() in own or str(path.resolve()) == run.record.get("splat"):
             raise RunError(

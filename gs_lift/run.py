@@ -143,8 +143,19 @@ class Run:
             self.result(later).unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints(later), ignore_errors=True)
         if STAGES.index(stage) <= STAGES.index("lift"):
-            shutil.rmtree(self.folder / BLOCKS, ignore_errors=True)
+            self._remove_blocks()
         (self.folder / "scores.json").unlink(missing_ok=True)
+
+    def _remove_blocks(self) -> None:
+        for edits in sorted((self.folder / BLOCKS).glob("*/edits.json")):
+            aside = next(
+                path
+                for i in count(1)
+                if not (path := self.folder / f"edits.block{edits.parent.name}.old{i}.json").exists()
+            )
+            edits.replace(aside)
+            log.warning("%s: the edits were of a block that is gone; kept in %s", self.folder, aside.name)
+        shutil.rmtree(self.folder / BLOCKS, ignore_errors=True)
 
     def forget(self, stage: str) -> None:
         """Remove the results of `stage` and of all that follow from it, and their seconds."""

@@ -1,8 +1,10 @@
 """Runs whose scene is lifted in blocks: the whole line, resumed, cut again, by other processes, refused."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from gs_lift.batch import BatchConfig, lift_blocks_by
 from gs_lift.block_runs import block_runs, in_blocks, is_block, read_blocks
 from gs_lift.config import Config, load_config
 from gs_lift.editing import Editor
-from gs_lift.errors import RunError
+from gs_lift.errors import RunError, SceneError
+from gs_lift.gaussians import Gaussians
 from gs_lift.pipeline import (
     SilentReporter,
     evaluate_run,
@@ -22,9 +25,11 @@ from gs_lift.pipeline import (
     read_embeddings,
     read_gaussians,
     read_instances,
+    read_segmentation,
     segment_run,
     write_outputs,
 )
+from gs_lift.ply import write_splat
 from gs_lift.run import Run, latest_run, sha256
 
 SETTINGS = [*FINDABLE_SETTINGS, "checkpoint_every=20"]
@@ -199,3 +204,73 @@ def test_what_is_not_for_blocks_is_refused_in_one_line(room: Path, parts: Run) -
     done = gslift("segment", parts.folder, "--out", parts.folder / "x.ply", cwd=room.parent)
     assert done.returncode == 2
     assert "plan.pt: not readable" in " ".join(done.stderr.split())
+
+
+def test_a_blocks_own_constraints_and_edits_outlive_the_whole(room: Path, parts: Run) -> None:
+    block = block_runs(parts)[0]
+    pair = read_instances(block).labels.nonzero()[:2, 0].tolist()
+    written = parts.folder.parent / "pairs.json"
+    written.write_text(json.dumps({"must_link": {"gaussians": [pair]}}))
+    segment_run(block, constraints=written)
+    segment_run(parts, changes={})
+    assert read_segmentation(block)[1].written is not None
+    segment_run(parts, changes={"granularity": 0.7})
+    assert read_segmentation(block)[1].written is not None
+    (block.folder / "edits.json").write_text("[]")
+    fit_run(room, in_parts("lift.steps=50"), folder=parts.folder, overwrite=True)
+    assert (parts.folder / "edits.block001.old1.json").read_text() == "[]"
+
+
+def test_what_is_missing_of_a_block_is_made_again(room: Path, parts: Run, lifted: Run) -> None:
+    one, other = block_runs(parts)[:2]
+    one.result("lift").unlink()
+    shutil.rmtree(other.folder)
+    with pytest.raises(RunError, match="not all blocks are lifted; run `gslift fit"):
+        segment_run(parts)
+    fit_run(room, in_parts(), folder=parts.folder)
+    assert torch.equal(segment_run(parts).labels, read_instances(lifted).labels)
+    shutil.rmtree(parts.folder / "blocks")
+    parts.result("segment").unlink()
+    with pytest.raises(RunError, match="was lifted in blocks, which are gone"):
+        segment_run(parts)
+    fit_run(room, in_parts(), folder=parts.folder)
+    assert torch.equal(segment_run(parts).labels, read_instances(lifted).labels)
+
+
+def test_a_block_out_of_sight_has_no_objects(room: Path, lifted: Run, tmp_path: Path) -> None:
+    near = read_gaussians(lifted)
+    far = replace(near, means=near.means + 500)
+    both = Gaussians.from_parameters(
+        {name: torch.cat([near.parameters()[name], far.parameters()[name]]) for name in near.parameters()}
+    )
+    write_splat(tmp_path / "both.ply", both)
+    config = in_parts("lift.steps=20", "data.check_splat=false")
+    run = fit_run(room, config, folder=tmp_path / "run", splat=tmp_path / "both.ply")
+    assert any(len(block.views) == 0 for block in read_blocks(run))
+    assert not bool((segment_run(run).labels[len(near) :] >= 0).any())
+
+
+def test_a_scene_without_segments_is_refused_before_it_is_cut(room: Path, tmp_path: Path) -> None:
+    shutil.copytree(room, tmp_path / "bare")
+    for folder in (tmp_path / "bare").glob("detic_*"):
+        shutil.rmtree(folder)
+    with pytest.raises(SceneError, match="no training view has a segment of a thing"):
+        fit_run(tmp_path / "bare", in_parts(), folder=tmp_path / "run")
+
+
+def test_a_block_keeps_to_the_settings_of_its_run(
+    room: Path, parts: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = block_runs(parts)[0]
+    with pytest.raises(RunError, match="is a block, with the settings of its run"):
+        fit_run(room, load_config(None, [*SETTINGS, "lift.steps=9"]), folder=block.folder, overwrite=True)
+    monkeypatch.chdir(block.folder)
+    assert is_block(Run(Path(".")))
+    with pytest.raises(RunError, match="would lie among the blocks"):
+        write_outputs(parts, block.folder / "splat.ply")
+
+
+def test_a_new_budget_reaches_the_blocks(room: Path, parts: Run) -> None:
+    fit_run(room, in_parts("memory_budget_gb=0.5"), folder=parts.folder)
+    assert {block.config.memory_budget_gb for block in block_runs(parts)} == {0.5}
+    assert all(block.done("segment") for block in block_runs(parts))

@@ -22,7 +22,7 @@ class Photos:
     """
 
     def __init__(self, views: tuple[View, ...], device: torch.device, memory: float = 2e9):
-        self.views, self.device, self.memory = views, device, memory
+        self.views, self.device, self._free = views, device, memory
         self._kept: dict[Shown, Tensor] = {}
         self._ahead: Ahead[Shown, Tensor] = Ahead(self._eight_bits)
 
@@ -61,9 +61,9 @@ class Photos:
 
     def _keep(self, wanted: Shown, photo: Tensor) -> None:
         for other in [one for one in self._kept if one[1] != wanted[1]]:
-            self.memory += self._kept.pop(other).numel()
-        if photo.numel() <= self.memory:
-            self.memory -= photo.numel()
+            self._free += self._kept.pop(other).numel()
+        if photo.numel() <= self._free:
+            self._free -= photo.numel()
             self._kept[wanted] = photo
 
     def _eight_bits(self, wanted: Shown) -> UInt8[Tensor, "H W 3"]:

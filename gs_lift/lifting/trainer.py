@@ -96,7 +96,7 @@ def lift(
     """
     config = config or LiftConfig()
     check_batches(lift=config.batch)
-    if not scene.train:
+    if not scene.train and rows is None:  # a block may be out of sight
         raise SceneError(f"{scene.name}: no training views to lift from")
     blender, gaussians, order = _blender(gaussians, rows, config, backend)
     segmented = sum(view.segments is not None for view in scene.train)

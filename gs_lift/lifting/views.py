@@ -218,15 +218,29 @@ def prepare(
         *(sum(map(len, views.values())), len(kept), used / 1e9),
     )
     if not any_of_all(things) and blender.block is None:
-        raise SceneError(
-            f"{scene.name}: no training view has a segment of a thing; put maps into masks/, or make them with "
-            "`gslift masks`"
-        )
+        raise _without_things(scene)
     return Prepared(reader, in_order, kept, inside, visibility, evidence)
 
 
 def _unpacked(bits: UInt8[np.ndarray, "_"], count: int) -> Bool[Tensor, "C"]:
     return torch.from_numpy(np.unpackbits(bits, count=count).astype(bool))
+
+
+def check_things(scene: Scene) -> None:
+    """Raises SceneError unless some training view has a segment of a thing."""
+    for view in scene.train:
+        if view.segments is not None:
+            segments = read_segments(view, len(scene.classes))
+            if len(thing_pixels(segments, torch.arange(segments.instance.numel()), scene.classes)):
+                return
+    raise _without_things(scene)
+
+
+def _without_things(scene: Scene) -> SceneError:
+    return SceneError(
+        f"{scene.name}: no training view has a segment of a thing; put maps into masks/, or make them with "
+        "`gslift masks`"
+    )
 
 
 def _places(scene: Scene) -> list[int]:
