@@ -487,14 +487,14 @@ def test_a_scene_grows_while_it_is_fitted(untouched: Run, browser: Any, tmp_path
     process = start_gslift(*command, "--set", "fit.steps=100000", cwd=tmp_path)
     page = browser.new_page(viewport={"width": 900, "height": 720})
     try:
-        for _ in range(600):
+        for _ in range(1800):
             with socket.socket() as tried:
                 if tried.connect_ex(("127.0.0.1", port)) == 0:
                     break
             page.wait_for_timeout(100)
         page.goto(f"http://127.0.0.1:{port}")
         steps: set[str] = set()
-        for _ in range(600):
+        for _ in range(1800):
             steps.add(page.get_by_text("Gaussians").first.inner_text())
             if len(steps) > 1:
                 break
