@@ -284,7 +284,8 @@ def test_two_processes_write_the_same_bytes_as_one(written: Path, tmp_path: Path
 
 def test_an_interrupted_room_is_finished_with_the_same_bytes(written: Path, tmp_path: Path) -> None:
     folder = tmp_path / "resumed"
-    seen = []
+    seen: list[int] = []
+    segmented: list[float] = []
 
     def stop_after_two(step: int, figures: dict[str, float]) -> None:
         seen.append(step)
@@ -295,8 +296,16 @@ def test_an_interrupted_room_is_finished_with_the_same_bytes(written: Path, tmp_
         synthesize(folder, TINY, on_step=stop_after_two, processes=1)
     assert not (folder / "splits.json").exists()
     (folder / "objects/0001.png").unlink()  # as if killed between the files of a frame
-    synthesize(folder, TINY, on_step=lambda step, figures: seen.append(step), processes=1)
+    synthesize(
+        folder,
+        TINY,
+        on_step=lambda step, figures: (
+            segmented.append(figures["segments"]) if "segments" in figures else seen.append(step)
+        ),
+        processes=1,
+    )
     assert seen == [1, 2, 2, 3, 4, 5, 6]
+    assert segmented == list(range(1, 7))
     assert contents(folder) == contents(written)
     synthesize(folder, TINY, on_step=lambda step, figures: pytest.fail("a frame was made"))
 

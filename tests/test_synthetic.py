@@ -172,7 +172,8 @@ def test_noise_changes_segments_and_nothing_else(room: Path, tmp_path: Path) -> 
 
 def test_an_interrupted_room_is_finished_with_the_same_bytes(room: Path, tmp_path: Path) -> None:
     folder = tmp_path / "resumed"
-    seen = []
+    seen: list[int] = []
+    segmented: list[float] = []
 
     def stop_after_two(step: int, figures: dict[str, float]) -> None:
         seen.append(step)
@@ -184,8 +185,16 @@ def test_an_interrupted_room_is_finished_with_the_same_bytes(room: Path, tmp_pat
     assert not (folder / "metadata.json").exists()
     (folder / "instance/00001.npy").unlink()  # as if killed between the files of a frame
     before = (folder / "color/00000.png").stat().st_mtime_ns
-    synthesize(folder, TINY, on_step=lambda step, figures: seen.append(step), processes=1)
+    synthesize(
+        folder,
+        TINY,
+        on_step=lambda step, figures: (
+            segmented.append(figures["segments"]) if "segments" in figures else seen.append(step)
+        ),
+        processes=1,
+    )
     assert seen == [1, 2, 2, 3, 4, 5]
+    assert segmented == list(range(1, 6))
     assert (folder / "color/00000.png").stat().st_mtime_ns == before
     assert contents(folder) == contents(room)
 

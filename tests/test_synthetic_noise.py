@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from live import Live
 from segment_quality import segment_quality
 
 from gs_lift.synthetic.noise import (
@@ -195,6 +196,14 @@ def test_fixed_pairs_are_ones_that_touch() -> None:
     truths = [two_boxes()] * 12
     errors = scene_errors(truths, np.zeros((3, 3)), NoiseLevel(fixed_pairs=1.0), np.random.default_rng(0))
     assert errors.pairs == ((1, 2),)
+
+
+def test_errors_of_a_scene_need_one_frame_at_a_time() -> None:
+    live, level = Live(), NoiseLevel(fixed_pairs=1.0)
+    frames = (live.made(two_boxes()) for _ in range(50))
+    errors = scene_errors(frames, np.zeros((3, 3)), level, np.random.default_rng(0))
+    assert errors.pairs == ((1, 2),)
+    assert live.most <= 2
 
 
 def test_a_fixed_pair_merges_at_its_rate_in_one_frame_after_another() -> None:

@@ -6,11 +6,13 @@ synth.json          the settings
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from gs_lift.files import write_atomic, write_text_atomic
@@ -42,9 +44,11 @@ def write_frame(folder: Path, stem: str, frame: Frame, room: Room) -> None:
     _write_npy(folder / f"instance/{stem}.npy", frame.instance.astype(np.int16))
 
 
-def finish(folder: Path, config: SynthConfig, room: Room, cameras: list[Pinhole]) -> None:
-    """Write the segments and what is written once."""
-    _write_segments(folder, config, room, cameras)
+def finish(
+    folder: Path, config: SynthConfig, room: Room, cameras: list[Pinhole], on_segments: Callable[[int], None]
+) -> None:
+    """Write the segments and what is written once. on_segments: called with the frames that have theirs."""
+    _write_segments(folder, config, room, cameras, on_segments)
     write_text_atomic(folder / "objects.json", json.dumps(_objects(room)))
     write_text_atomic(folder / LAST_FILE, json.dumps(_metadata(cameras)))
 
@@ -53,15 +57,18 @@ def _write_npy(path: Path, array: np.ndarray) -> None:
     write_atomic(path, lambda file: np.save(file, array))
 
 
-def _write_segments(folder: Path, config: SynthConfig, room: Room, cameras: list[Pinhole]) -> None:
+def _write_segments(
+    folder: Path, config: SynthConfig, room: Room, cameras: list[Pinhole], on_segments: Callable[[int], None]
+) -> None:
     """The 2D segments of the training frames, made from the truth on disk; empty ones for the test frames."""
-    level = LEVELS[config.noise]
-    truths = [np.load(folder / f"instance/{view:05d}.npy") for view in range(config.views)]
-    trained = truths[: train_views(config.views)]
+    level, trained = LEVELS[config.noise], train_views(config.views)
     centers = np.array([thing.pose.position for thing in room.things])
-    errors = scene_errors(trained, centers, level, np.random.default_rng([config.seed, 4]))
-    for view, truth in enumerate(truths):
-        if view < len(trained):
+    # Read twice: all of a long capture may not fit into memory.
+    truths = (_truth(folder, view) for view in range(trained))
+    errors = scene_errors(truths, centers, level, np.random.default_rng([config.seed, 4]))
+    for view in range(config.views):
+        truth = _truth(folder, view)
+        if view < trained:
             with Image.open(folder / f"depth/{view:05d}.png") as depth:
                 world = cameras[view].unproject(np.asarray(depth) / 1000.0)
             segments = corrupt(truth, world, errors, level, np.random.default_rng([config.seed, 5, view]))
@@ -72,7 +79,13 @@ def _write_segments(folder: Path, config: SynthConfig, room: Room, cameras: list
         _write_npy(folder / f"detic_instance/{view:05d}.npy", instance.astype(dtype))
         _write_npy(folder / f"detic_semantic/{view:05d}.npy", (instance > 0).astype(np.uint8))
         _write_npy(folder / f"detic_probabilities/{view:05d}.npy", probability.astype(np.float16))
+        on_segments(view + 1)
     write_text_atomic(folder / "scene_errors.json", json.dumps(asdict(errors)))
+
+
+def _truth(folder: Path, view: int) -> Int[np.ndarray, "H W"]:
+    truth: np.ndarray = np.load(folder / f"instance/{view:05d}.npy")
+    return truth
 
 
 def _objects(room: Room) -> dict[str, Any]:

@@ -10,6 +10,7 @@ MobileSAM's automatic masks on rooms like these (see docs/benchmarks.md), `moder
 it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,18 +118,20 @@ def touching(truth: Int[np.ndarray, "H W"]) -> dict[tuple[int, int], int]:
 
 
 def scene_errors(
-    truths: list[Int[np.ndarray, "H W"]],
+    truths: Iterable[Int[np.ndarray, "H W"]],
     centers: Float[np.ndarray, "M 3"],
     level: NoiseLevel,
     rng: np.random.Generator,
 ) -> SceneErrors:
-    """A scene's pairs and cuts, chosen from its training frames' truth; `centers` of the objects 1..M."""
-    scale = truths[0].size / 256**2
-    often = min(8, max(1, len(truths) // 6))
+    """A scene's pairs and cuts, chosen from its training frames' truth, which is looked at frame by frame; `centers` of
+    the objects 1..M."""
+    frames = 0
     seen: dict[int, int] = {}
     touches: dict[tuple[int, int], int] = {}
     together: dict[tuple[int, int], int] = {}
     for truth in truths:
+        frames += 1
+        scale = truth.size / 256**2
         areas = np.bincount(truth.ravel(), minlength=2)
         visible = [int(index) for index in np.flatnonzero(areas[1:] >= VISIBLE_PX * scale) + 1]
         for index in visible:
@@ -138,7 +141,8 @@ def scene_errors(
                 together[pair] = together.get(pair, 0) + 1
                 if border >= TOUCH_PX * scale**0.5:
                     touches[pair] = touches.get(pair, 0) + 1
-    known = sorted(index for index, frames in seen.items() if frames >= often)
+    often = min(8, max(1, frames // 6))
+    known = sorted(index for index, times in seen.items() if times >= often)
     candidates = [
         pair
         for pair in sorted(touches)

@@ -10,6 +10,7 @@ Every frame has segments, as a segmenter would make them of the test frames, too
 
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,13 +59,18 @@ def write_frame(folder: Path, stem: str, frame: Frame, room: Room) -> None:
     write_png(folder / f"objects/{stem}.png", frame.instance.astype(np.uint16))
 
 
-def finish(folder: Path, config: SynthConfig, room: Room, cameras: list[Pinhole]) -> None:
-    """Write cameras, segments and what is written once. Raises ConfigError for more segments than 16 bits count."""
+def finish(
+    folder: Path, config: SynthConfig, room: Room, cameras: list[Pinhole], on_segments: Callable[[int], None]
+) -> None:
+    """Write cameras, segments and what is written once. on_segments: called with the frames that have theirs.
+
+    Raises ConfigError for more segments than 16 bits count.
+    """
     stems = [STEM.format(view) for view in range(config.views)]
     for stem, camera in zip(stems, cameras, strict=True):
         write_text_atomic(folder / f"pose/{stem}.txt", _matrix_text(_cam_to_world(camera)))
     write_text_atomic(folder / "intrinsic/intrinsic_color.txt", _matrix_text(_intrinsics(cameras[0])))
-    semantics = _write_segments(folder, config, room, cameras, stems)
+    semantics = _write_segments(folder, config, room, cameras, stems, on_segments)
     content = pickle.dumps(_segmentation_data(room, semantics), protocol=PICKLE_PROTOCOL)
     write_atomic(folder / "segmentation_data.pkl", lambda file: file.write(content))
     write_text_atomic(folder / "objects.json", json.dumps(_objects(room)))
@@ -76,22 +82,28 @@ def finish(folder: Path, config: SynthConfig, room: Room, cameras: list[Pinhole]
 
 
 def _write_segments(
-    folder: Path, config: SynthConfig, room: Room, cameras: list[Pinhole], stems: list[str]
+    folder: Path,
+    config: SynthConfig,
+    room: Room,
+    cameras: list[Pinhole],
+    stems: list[str],
+    on_segments: Callable[[int], None],
 ) -> dict[int, int]:
     """The 2D segments, made from the truth on disk. Returns the class of each id of m2f_instance."""
     level = LEVELS[config.noise]
-    ids = [_read(folder / f"objects/{stem}.png") for stem in stems]
-    objects = [np.where(each <= len(room.things), each, 0) for each in ids]
     centers = np.array([thing.pose.position for thing in room.things])
-    trained = [each for view, each in enumerate(objects) if view % TEST_EVERY]
+    # Read twice: all of a long capture may not fit into memory.
+    trained = (
+        _objects_alone(_read(folder / f"objects/{stem}.png"), room)
+        for view, stem in enumerate(stems)
+        if view % TEST_EVERY
+    )
     errors = scene_errors(trained, centers, level, np.random.default_rng([config.seed, 4]))
     semantics: dict[int, int] = {}
     segments_before = 0
     for view, stem in enumerate(stems):
-        depth_m = _read(folder / f"depth/{stem}.png") / 1000.0
-        found = _segmented(
-            objects[view], ids[view], cameras[view].unproject(depth_m), room, errors, level, config, view
-        )
+        ids, depth_m = _read(folder / f"objects/{stem}.png"), _read(folder / f"depth/{stem}.png") / 1000.0
+        found = _segmented(ids, cameras[view].unproject(depth_m), room, errors, level, config, view)
         instance = np.where(found.instance > 0, found.instance + len(semantics), 0)
         segment = np.where(found.segment > 0, found.segment + segments_before, 0)
         if segment.max() >= 2**16:
@@ -104,12 +116,17 @@ def _write_segments(
             int(index): int(found.semantic.flat[first]) for index, first in zip(*where, strict=True) if index
         }
         _write_maps(folder, stem, found, instance, segment)
+        on_segments(view + 1)
     write_text_atomic(folder / "scene_errors.json", json.dumps(asdict(errors)))
     return semantics
 
 
+def _objects_alone(ids: Int[np.ndarray, "H W"], room: Room) -> Int[np.ndarray, "H W"]:
+    """Without the floor and the walls."""
+    return np.where(ids <= len(room.things), ids, 0)
+
+
 def _segmented(
-    objects: Int[np.ndarray, "H W"],
     ids: Int[np.ndarray, "H W"],
     world: np.ndarray,
     room: Room,
@@ -118,6 +135,7 @@ def _segmented(
     config: SynthConfig,
     view: int,
 ) -> PanopticSegments:
+    objects = _objects_alone(ids, room)
     noisy = corrupt(objects, world, errors, level, np.random.default_rng([config.seed, 5, view]))
     return panoptic(ids, classes_of_ids(room), noisy, level, np.random.default_rng([config.seed, 6, view]))
 

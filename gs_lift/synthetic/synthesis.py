@@ -42,8 +42,9 @@ def synthesize(
 ) -> None:
     """Write a room to `folder`; the layout's LAST_FILE comes last: a folder without it can be resumed.
 
-    on_step: called with the number of frames that are there and the seconds so far, after each frame. The
-    bytes do not depend on `processes`. Raises ConfigError where the folder holds something else.
+    on_step: called with the number of frames that are there and the seconds so far, after each frame; then, with
+    {"segments"} too, as each gets its segments. The bytes do not depend on `processes`. Raises ConfigError where the
+    folder holds something else.
     """
     config = config or SynthConfig()
     if processes < 1:
@@ -62,7 +63,12 @@ def synthesize(
         done += 1
         if on_step is not None:
             on_step(done, {"seconds": perf_counter() - start})
-    layout.finish(folder, config, room, cameras)
+
+    def on_segments(count: int) -> None:
+        if on_step is not None:
+            on_step(done, {"seconds": perf_counter() - start, "segments": float(count)})
+
+    layout.finish(folder, config, room, cameras, on_segments)
 
 
 def _finished(folder: Path, config: SynthConfig) -> bool:
