@@ -1,6 +1,7 @@
 import logging
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from gs_lift.geometry import unproject
 from gs_lift.points import INITS, initial_points, triangulation
 from gs_lift.points.features import Features, extract
 from gs_lift.points.frusta import depth_range
-from gs_lift.points.matching import choose_pairs, match_pair
+from gs_lift.points.matching import Rig, choose_pairs, match_pair
 from gs_lift.points.sweep import Photo, fill, sweep
 from gs_lift.points.tracks import build_tracks
 from gs_lift.points.triangulation import make_rig, most_different
@@ -323,6 +324,44 @@ def test_most_different_views_are_spread(step: Scene) -> None:
     assert most_different(rig, 8) == list(range(8))
     assert most_different(rig, 2) == [0, 4]  # on a ring of eight: the opposite one
     assert most_different(rig, 4) == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_of_many_views_no_table_of_all_pairs_is_made(seed: int) -> None:
+    print(f"seed {seed}")
+    rig = random_rig(3000, seed)
+    tracemalloc.start()
+    chosen = most_different(rig, 20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(set(chosen)) == 20
+    assert peak < 8 * 3000**2 / 2
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_most_different_views_are_each_the_farthest_from_all_before(seed: int) -> None:
+    print(f"seed {seed}")
+    rig = random_rig(60, seed)
+    axes = rig.rotations[:, 2]
+    apart = np.array([[np.linalg.norm(a - b) for b in rig.centers] for a in rig.centers])
+    turned = np.array([[np.arccos(np.clip(np.dot(a, b), -1, 1)) for b in axes] for a in axes])
+    difference = apart / np.median(apart) + turned / np.median(turned)
+    wanted = [0]
+    while len(wanted) < 15:
+        wanted.append(int(difference[wanted].min(axis=0).argmax()))
+    assert most_different(rig, 15) == sorted(wanted)
+
+
+def random_rig(count: int, seed: int) -> Rig:
+    rng = np.random.default_rng(seed)
+    rotations = np.linalg.qr(rng.standard_normal((count, 3, 3)))[0]
+    centers = rng.standard_normal((count, 3))
+    return Rig(
+        np.eye(3)[None].repeat(count, axis=0),
+        rotations,
+        -np.einsum("cij,cj->ci", rotations, centers),
+        centers,
+    )
 
 
 # --- depth, points, random, auto

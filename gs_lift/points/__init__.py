@@ -54,7 +54,7 @@ def _triangulate(scene: Scene, wanted: _Wanted) -> Cloud:
 def _depth(scene: Scene, wanted: _Wanted) -> Cloud:
     from gs_lift.points.backprojection import backproject
 
-    return backproject(scene, seed=wanted.seed, count=wanted.count)
+    return backproject(scene, seed=wanted.seed, count=wanted.count, on_step=wanted.on_step)
 
 
 def _random(scene: Scene, wanted: _Wanted) -> Cloud:
@@ -86,7 +86,7 @@ def initial_points(
 
     init: a name of INITS; `DataConfig.init` describes them. count: how many `depth` and `random` give, and
     `triangulate` at most. workdir: where temporary files go; None = the system's place for them.
-    on_step(step, {"steps": total}): called by `triangulate` as it gets on.
+    on_step(step, {"steps": total}): called by `triangulate` and `depth` as they get on.
     Raises SceneError if the scene lacks what was asked for or a photo cannot be read, ConfigError for an unknown
     name, BackendError if `triangulate` or `auto` finds no working pycolmap.
     """

@@ -6,20 +6,27 @@ from torch import Tensor
 
 from gs_lift.errors import SceneError
 from gs_lift.geometry import unproject
+from gs_lift.progress import OnStep
 from gs_lift.scene import Scene, View
 
 
-def backproject(scene: Scene, *, seed: int, count: int) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
+def backproject(
+    scene: Scene, *, seed: int, count: int, on_step: OnStep = lambda step, figures: None
+) -> tuple[Float[Tensor, "P 3"], Float[Tensor, "P 3"]]:
     """At most `count` pixels with depth, drawn evenly from all training views, with their colours.
 
-    Raises SceneError if no training view has a depth map, or none has depth in it.
+    on_step(views, {"steps": total}): called after each view. Raises SceneError if no training view has a depth map, or
+    none has depth in it.
     """
     views = [view for view in scene.train if view.depth is not None]
     if not views:
         raise SceneError(f"{scene.name}: no depth maps; use data.init=triangulate or data.init=random")
     generator = torch.Generator().manual_seed(seed)
     share = -(-count // len(views))
-    parts = [_sample(view, share, generator) for view in views]
+    parts = []
+    for step, view in enumerate(views, start=1):
+        parts.append(_sample(view, share, generator))
+        on_step(step, {"steps": float(len(views))})
     points, colors = (torch.cat(part) for part in zip(*parts, strict=True))
     if not len(points):
         raise SceneError(

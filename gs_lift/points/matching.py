@@ -18,6 +18,9 @@ RATIO = 0.8
 MAX_DESCRIPTOR_ANGLE = 0.7
 """Radians; COLMAP's default `max_distance`."""
 
+MEASURED = 512
+"""Cameras by which it is judged what is far: all pairs of thousands would take hundreds of MB."""
+
 
 @dataclass(frozen=True)
 class Rig:
@@ -32,19 +35,33 @@ class Rig:
         return len(self.K)
 
 
-def differences(rig: Rig) -> np.ndarray:
-    """How far apart cameras are [C C]: in place and in direction, each in units of its median."""
+def scales(rig: Rig) -> tuple[float, float]:
+    """The median distance of two cameras, and the median angle between their axes in radians: over all pairs, of at
+    most MEASURED cameras."""
+    step = -(-len(rig) // MEASURED)
+    apart, turned = _apart(rig, slice(None, None, step), slice(None, None, step))
+    return max(float(np.median(apart)), 1e-9), max(float(np.median(turned)), 1e-9)
+
+
+def differences(rig: Rig, own: slice, scales: tuple[float, float]) -> np.ndarray:
+    """How far the cameras `own` are from all C, [O C]: in place and in direction, each in units of its scale."""
+    apart, turned = _apart(rig, own, slice(None))
+    return apart / scales[0] + turned / scales[1]
+
+
+def _apart(rig: Rig, own: slice, others: slice) -> tuple[np.ndarray, np.ndarray]:
+    """[O C] Distances and angles."""
     axes = rig.rotations[:, 2]
-    apart = np.linalg.norm(rig.centers[:, None] - rig.centers[None], axis=-1)
-    turned = np.arccos(np.clip(np.einsum("ci,di->cd", axes, axes), -1, 1))
-    return apart / max(float(np.median(apart)), 1e-9) + turned / max(float(np.median(turned)), 1e-9)
+    apart = np.linalg.norm(rig.centers[own][:, None] - rig.centers[others][None], axis=-1)
+    return apart, np.arccos(np.clip(np.einsum("ci,di->cd", axes[own], axes[others]), -1, 1))
 
 
 def choose_pairs(rig: Rig, neighbours: int) -> list[tuple[int, int]]:
     """Pairs (i < j) of each camera with its `neighbours` nearest in place and direction."""
     apart = np.linalg.norm(rig.centers[:, None] - rig.centers[None], axis=-1)
     # Two photos from one place give no depth.
-    cost = np.where(apart <= 1e-6 * float(apart.max()), np.inf, differences(rig))
+    cost = differences(rig, slice(None), scales(rig))
+    cost = np.where(apart <= 1e-6 * float(apart.max()), np.inf, cost)
     order = np.argsort(cost, axis=1, kind="stable")[:, :neighbours]
     pairs = {
         (min(i, int(j)), max(i, int(j))) for i in range(len(rig)) for j in order[i] if cost[i, j] < np.inf

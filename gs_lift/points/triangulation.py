@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gs_lift.errors import TooFewPoints
 from gs_lift.points.features import Features, extract
-from gs_lift.points.matching import Rig, choose_pairs, differences, match_pair
+from gs_lift.points.matching import Rig, choose_pairs, differences, match_pair, scales
 from gs_lift.points.sweep import Photo, sweep
 from gs_lift.points.tracks import Tracks, build_tracks
 from gs_lift.progress import OnStep
@@ -107,11 +107,12 @@ def most_different(rig: Rig, count: int) -> list[int]:
     """At most `count` cameras, each next one the farthest from all before it; in their old order."""
     if len(rig) <= count:
         return list(range(len(rig)))
-    apart = differences(rig)
-    chosen, nearest = [0], apart[0]
+    measured = scales(rig)
+    chosen, nearest = [0], differences(rig, slice(0, 1), measured)[0]
     while len(chosen) < count:
-        chosen.append(int(np.argmax(nearest)))
-        nearest = np.minimum(nearest, apart[chosen[-1]])
+        last = int(np.argmax(nearest))
+        chosen.append(last)
+        nearest = np.minimum(nearest, differences(rig, slice(last, last + 1), measured)[0])
     return sorted(chosen)
 
 
