@@ -79,7 +79,7 @@ def demo(
     _synthesize(room, objects, 60, 256, seed, "moderate", reporter)
     run = fit_run(room, load_config(None, [f"seed={seed}"]), folder=folder / "run", reporter=reporter)
     segment_run(run, reporter=reporter)
-    written = write_outputs(run, folder / "labels.ply")
+    written = write_outputs(run, folder / "labels.ply", reporter=reporter)
     scores = evaluate_run(run, reporter=reporter)
     sheet = write_contact_sheet(run, folder / "contact_sheet.png")
     page = write_report(run, folder / "report.html", reporter=reporter)
@@ -262,7 +262,7 @@ def segment(
     instances = segment_run(chosen, changes=changes, constraints=constraints, reporter=reporter)
     edited = f", after {count} edits" if (count := len(read_segmentation(chosen)[1].edits.done)) else ""
     reporter.say(f"{chosen.name}: {len(instances.present)} objects{edited}")
-    for path in write_outputs(chosen, out):
+    for path in write_outputs(chosen, out, reporter=reporter):
         reporter.say(f"wrote {path}")
 
 
@@ -320,7 +320,7 @@ def edit(
         reporter.say(line)
     reporter.say(f"{chosen.name}: {editor.summary}")
     if out is not None or (changed and chosen.labels is not None):
-        for path in editor.write_outputs(out):
+        for path in editor.write_outputs(out, reporter=reporter):
             reporter.say(f"wrote {path}")
     elif changed:
         reporter.say("no labels.ply was written; gslift segment --out labels.ply makes one")

@@ -289,7 +289,11 @@ class Editor:
 
     @torch_on_one_thread()
     def write_outputs(
-        self, out: Path | None = None, *, state: tuple[Instances, Recipe] | None = None
+        self,
+        out: Path | None = None,
+        *,
+        state: tuple[Instances, Recipe] | None = None,
+        reporter: Reporter | None = None,
     ) -> list[Path]:
         """labels.ply and what goes beside it; where the run was written to last by default. The paths.
 
@@ -305,16 +309,18 @@ class Editor:
             backend=self.config.backend,
             memory_budget_gb=self.config.memory_budget_gb,
         )
-        return write_cut(
-            self.run,
-            out,
-            self.gaussians,
-            self.embeddings,
-            self.scene,
-            instances,
-            recipe,
-            areas=self._areas,
-        )
+        with (reporter or SilentReporter()).stage("areas", len(self.scene.train)) as on_view:
+            return write_cut(
+                self.run,
+                out,
+                self.gaussians,
+                self.embeddings,
+                self.scene,
+                instances,
+                recipe,
+                areas=self._areas,
+                on_view=on_view,
+            )
 
     # ---- objects
 

@@ -222,14 +222,16 @@ class Areas:
         self._gaussians, self._backend, self._free = gaussians, backend, memory_budget_gb * 1e9
         self._kept: dict[int, tuple[NDArray[np.int32], NDArray[np.float32]]] = {}
 
-    def of(self, instances: Instances) -> Float[np.ndarray, "V M"]:
-        """Of each instance in each view."""
+    def of(self, instances: Instances, on_step: OnStep | None = None) -> Float[np.ndarray, "V M"]:
+        """Of each instance in each view. on_step: called with (views looked at, {}) after each view."""
         labels, count = instances.labels.cpu().numpy(), len(instances)
         area = np.zeros((len(self.views), count))
         for number in range(len(self.views)):
             seen, weight = self._shown(number)
             mine = labels[seen] >= 0
             area[number] = np.bincount(labels[seen][mine], weights=weight[mine], minlength=count)
+            if on_step is not None:
+                on_step(number + 1, {})
         return area
 
     def _shown(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from gs_lift.evaluation import panoptic
 from gs_lift.gaussians import Gaussians
-from gs_lift.metrics import Overlaps, Reliability, psnr
+from gs_lift.metrics import Overlaps, OverlapsOfImages, Reliability, psnr
 from gs_lift.progress import OnStep
 from gs_lift.rendering import render
 from gs_lift.scene import Scene, View
@@ -66,12 +66,12 @@ def judge(looker: Looker, *, on_step: OnStep | None = None) -> tuple[list[Judged
     views, classes = looker.scene.test, looker.scene.classes
     known = [view for view in views if view.truth is not None]
     step = _counted(on_step)
-    overlaps = []
+    overlaps = OverlapsOfImages()
     for view in known:
         assert view.truth is not None
         overlaps.append(Overlaps.of(looker.segments(view), view.truth()))
         step()
-    partner = partners(Overlaps.joined(overlaps), classes, len(looker.instances))
+    partner = partners(Overlaps.joined(overlaps.images), classes, len(looker.instances))
     reliability, judged = Reliability(), []
     for view in views:
         wrong = None

@@ -555,7 +555,7 @@ def output_paths(run: Run, out: Path) -> list[Path]:
 
 
 @torch_on_one_thread()
-def write_outputs(run: Run, out: Path) -> list[Path]:
+def write_outputs(run: Run, out: Path, *, reporter: Reporter | None = None) -> list[Path]:
     """labels.ply at `out` with labels.json and instances.ply beside it; the paths that were written.
 
     The run remembers `out`: edits write it again. Raises RunError where one of them would replace a file of the run, or
@@ -565,7 +565,9 @@ def write_outputs(run: Run, out: Path) -> list[Path]:
     instances, recipe = read_segmentation(run)
     gaussians = read_gaussians(run)
     recipe = replace(recipe, edits=read_run_edits(run, gaussians))  # names may have changed since
-    return write_cut(run, out, gaussians, read_embeddings(run), read_scene(run), instances, recipe)
+    scene, reporter = read_scene(run), reporter or SilentReporter()
+    with reporter.stage("areas", len(scene.train)) as on_view:
+        return write_cut(run, out, gaussians, read_embeddings(run), scene, instances, recipe, on_view=on_view)
 
 
 def write_cut(
@@ -578,8 +580,12 @@ def write_cut(
     recipe: Recipe,
     *,
     areas: Areas | None = None,
+    on_view: OnStep | None = None,
 ) -> list[Path]:
-    """What `write_outputs` writes, of what is in memory. areas: of the training views."""
+    """What `write_outputs` writes, of what is in memory. areas: of the training views.
+
+    on_view: called with (training views looked at, {}) before anything is written; what it raises stops that.
+    """
     _, described, painted = output_paths(run, out)
     comments = [
         f"gs_lift {__version__}",
@@ -588,6 +594,7 @@ def write_cut(
         "frame world: the frame of the scene's camera poses",
     ]
     areas = areas or Areas(scene.train, gaussians, backend=run.config.backend)
+    views = views_of_instances(scene.train, areas.of(instances, on_view))
     found = detections(instances, embeddings.evidence) if embeddings.evidence else None
     ply.write_labels(out, gaussians, instances, comments=comments)
     described_objects = ply.labels_json(
@@ -595,7 +602,7 @@ def write_cut(
         instances,
         scene.classes,
         embeddings,
-        views=views_of_instances(scene.train, areas.of(instances)),
+        views=views,
         detections=found,
         names=recipe.edits.names(instances.labels),
         cut=recipe.described,

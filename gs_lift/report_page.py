@@ -245,7 +245,8 @@ def _objects(looker: Looker, edits: Edits, reporter: Reporter) -> str:
     evidence = looker.embeddings.evidence
     seen, detected = detections(instances, evidence) if evidence else (None, None)
     order = sorted(listed, key=lambda one: (one.score, one.count))
-    best = best_views(Areas(scene.train, gaussians, backend=looker.backend).of(instances))
+    with reporter.stage("areas", len(scene.train)) as on_view:
+        best = best_views(Areas(scene.train, gaussians, backend=looker.backend).of(instances, on_view))
     best[[one.id - 1 for one in order[MOST_OBJECTS:]]] = -1
     pictures: dict[int, str] = {}
     with reporter.stage("objects", int((best >= 0).sum())) as on_step:

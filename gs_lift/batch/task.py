@@ -119,7 +119,7 @@ def do_scene(task: Task, reporter: Reporter) -> Result:
         )
         task.result.unlink(missing_ok=True)
         instances = segment_run(run, reporter=reporter)
-        write_outputs(run, task.labels)
+        write_outputs(run, task.labels, reporter=reporter)
         scores = None
         if read_scene(run).test and not is_block(run):
             scores = scored_run(run, PROTOCOLS_OF_TABLES)
