@@ -23,11 +23,18 @@ def backproject(
         raise SceneError(f"{scene.name}: no depth maps; use data.init=triangulate or data.init=random")
     generator = torch.Generator().manual_seed(seed)
     share = -(-count // len(views))
-    parts = []
+    # Room for all at first: small parts kept between the large maps of views would keep the heap from shrinking.
+    points, colors = (
+        torch.empty(share * len(views), 3, dtype=torch.float64),
+        torch.empty(share * len(views), 3),
+    )
+    found = 0
     for step, view in enumerate(views, start=1):
-        parts.append(_sample(view, share, generator))
+        some, their_colors = _sample(view, share, generator)
+        points[found : found + len(some)], colors[found : found + len(some)] = some, their_colors
+        found += len(some)
         on_step(step, {"steps": float(len(views))})
-    points, colors = (torch.cat(part) for part in zip(*parts, strict=True))
+    points, colors = points[:found], colors[:found]
     if not len(points):
         raise SceneError(
             f"{scene.name}: the depth maps are empty; use data.init=triangulate or data.init=random"
