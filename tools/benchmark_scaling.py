@@ -5,17 +5,19 @@
 
 AXIS is one of AXES: one quantity varies, the others stay at BASE. Every stage of every room is a process of its own,
 which leaves its result to the next one; what is done is skipped, so the command can be stopped and started again. With
---room a scene folder is measured as it is.
+--room a scene folder is measured as it is. What is --set makes a run of its own.
 
 A table for each axis: CPU seconds of each stage (all threads: on a busy machine they tell more than seconds), wall
-seconds, and the most memory that the process held, MB. `start` is a process that imports and does nothing. The last row
-is the exponent that fits best, the slope of log over log, to what a stage takes above that: 0 = does not grow, 1 = in
-proportion. `outputs` writes labels.ply and what goes with it; `eval` scores the test views.
+seconds, CPU milliseconds of a step of the fit and of lifting, and the most memory that the process held, MB. `start` is
+a process that imports and does nothing. The last row is the exponent that fits best, the slope of log over log, to what
+a stage takes above that: 0 = does not grow, 1 = in proportion. `outputs` writes labels.ply and what goes with it;
+`eval` scores the test views.
 """
 
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -72,36 +74,56 @@ SETTINGS = ["device=cpu", "data.init=depth", "fit.steps=600", "fit.evaluate_ever
 """Short: time and memory of a step do not depend on how many follow."""
 
 Figures = dict[str, dict[str, float]]
-"""Of each stage: seconds, cpu, mb."""
+"""Of each stage: seconds, cpu, mb; of fit and lift also step_ms."""
 
 
 class Until(SilentReporter):
-    """Ends a fit before the stage that comes after the one that is wanted."""
+    """Ends a fit before the stage that comes after the one that is wanted, whose steps it times."""
 
     def __init__(self, wanted: str):
         self.wanted = wanted
+        self._steps: list[tuple[int, float]] = []
 
     @contextmanager
     def stage(self, name: str, total: int | None) -> Iterator[Callable[[int, dict[str, float]], None]]:
         if name in STAGES and STAGES.index(name) > STAGES.index(self.wanted):
             raise KeyboardInterrupt
-        yield lambda step, figures: None
+
+        def on_step(step: int, figures: dict[str, float]) -> None:
+            if name == self.wanted and step:
+                self._steps[1:] = [(step, time.process_time())]  # the first one stays
+
+        yield on_step
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """step_ms: CPU milliseconds of a step after the first."""
+        if self.wanted == "points" or len(self._steps) < 2:
+            return {}
+        (first, begun), (last, ended) = self._steps
+        return {"step_ms": 1000 * (ended - begun) / (last - first)}
 
 
-def work(stage: str, room: Path, folder: Path, settings: Sequence[str]) -> None:
-    """One stage, in a process of its own."""
+def work(stage: str, room: Path, folder: Path, settings: Sequence[str]) -> dict[str, float]:
+    """One stage, in a process of its own: what it has found out itself."""
+    until = Until(stage)
+    one_stage(stage, room, folder, settings, until)
+    return until.figures
+
+
+def one_stage(stage: str, room: Path, folder: Path, settings: Sequence[str], until: Until) -> None:
     run = Run(folder)
     if stage == START:
         return
     if stage == "segment":
         segment_run(run)
     elif stage == "outputs":
-        write_outputs(run, folder.with_suffix(".ply"))
+        write_outputs(run, folder.with_name(f"{folder.name}.ply"))
     elif stage == "eval":
         evaluate_run(run)
     else:
         try:
-            fit_run(room, load_config(None, list(settings)), folder=folder, reporter=Until(stage))
+            fit_run(room, load_config(None, list(settings)), folder=folder, reporter=until)
         except KeyboardInterrupt:
             if stage == "lift":
                 raise
@@ -126,14 +148,17 @@ def measured(command: Sequence[str]) -> dict[str, float]:
 
 def line(room: Path, folder: Path, settings: Sequence[str], console: Console) -> Figures:
     """The figures of every stage, kept beside the run."""
-    path = folder.with_suffix(".json.figures")
+    path, own = (folder.with_name(f"{folder.name}.json.{name}") for name in ("figures", "steps"))
+    path.parent.mkdir(parents=True, exist_ok=True)
     done: Figures = json.loads(path.read_text()) if path.exists() else {}
     for stage in (START, *STAGES):
         if stage not in done:
             console.print(f"{folder.name}: {stage}")
             command = [sys.executable, __file__, "--work", stage, "--room", str(room), "--run", str(folder)]
+            command += ["--result", str(own)]
             done[stage] = measured([*command, *(word for each in settings for word in ("--set", each))])
-            path.parent.mkdir(parents=True, exist_ok=True)
+            done[stage] |= json.loads(own.read_text())
+            own.unlink()
             write_text_atomic(path, json.dumps(done, indent=1) + "\n")
     return done
 
@@ -146,6 +171,11 @@ def made(cell: Cell, out: Path, console: Console) -> Path:
         words = [str(word) for pair in options.items() for word in pair]
         measured([sys.executable, "-m", "gs_lift", "synth", str(room), *words])
     return room
+
+
+def named(name: str, settings: Sequence[str]) -> str:
+    """Of a run: one with other settings is another."""
+    return "_".join([name, *(re.sub(r"[^\w.=-]", "", one) for one in sorted(settings))])
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
@@ -168,6 +198,10 @@ def show(title: str, sizes: Sequence[float], rows: Sequence[Figures], console: C
             above = ([figures[stage][what] - start for figures in rows] for stage in STAGES)
             table.add_row("exponent", "", *(f"{exponent(sizes, values):.2f}" for values in above))
         console.print(table)
+    for size, figures in zip(sizes, rows, strict=True):
+        steps = {stage: found["step_ms"] for stage, found in figures.items() if "step_ms" in found}
+        said = ", ".join(f"{stage} {value:.1f}" for stage, value in steps.items())
+        console.print(f"{title} {size:,.0f}: CPU ms a step: {said}")
 
 
 def main(
@@ -178,15 +212,19 @@ def main(
     room: Annotated[Path | None, typer.Option(help="A scene to measure.")] = None,
     run: Annotated[Path | None, typer.Option(help="Its run folder.")] = None,
     work_on: Annotated[str | None, typer.Option("--work", hidden=True)] = None,
+    result: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     settings = list(overrides or [])
     if work_on is not None:
         assert room is not None
         assert run is not None
-        return work(work_on, room, run, settings)
+        assert result is not None
+        return write_text_atomic(result, json.dumps(work(work_on, room, run, settings)) + "\n")
     console = Console(width=160)
     if room is not None:
-        return show("room", [1], [line(room, run or out / room.name, settings, console)], console)
+        return show(
+            "room", [1], [line(room, run or out / named(room.name, settings), settings, console)], console
+        )
     for axis in axes or [name for name in AXES if name != "capture"]:
         cells = AXES[axis]
         if values is not None:
@@ -197,7 +235,7 @@ def main(
             sized = [f"fit.max_gaussians={cell.gaussians}", f"data.init_points={cell.gaussians}"]
             own = [*SETTINGS, *sized, *settings]
             place = out / axis if axis == "capture" else out
-            figures.append(line(made(cell, out, console), place / cell.name, own, console))
+            figures.append(line(made(cell, out, console), place / named(cell.name, settings), own, console))
         sizes = [float(getattr(cell, "views" if axis == "capture" else axis)) for cell in cells]
         show(axis, sizes, figures, console)
 
