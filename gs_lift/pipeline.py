@@ -141,7 +141,8 @@ def fit_run(
     if not rank_zero():
         _help(scene, config, reporter)
         return Run(folder)
-    segments = check_segments(scene)
+    with reporter.stage("check", len(scene.train)) as on_view:
+        segments = check_segments(scene, on_view)
     splat = find_splat(splat) if splat else None
     given = _given_splat(splat, scene, config) if splat else None
     run = start_run(

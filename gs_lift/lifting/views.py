@@ -263,18 +263,21 @@ def _turns(scene: Scene, evidence_views: int, seed: int) -> list[int]:
     return turns
 
 
-def check_segments(scene: Scene) -> str:
+def check_segments(scene: Scene, on_view: OnStep | None = None) -> str:
     """Read the segments of all training views once: whoever waits for a fit shall not learn then that one is broken.
 
-    A digest of them, by which others are noticed. Raises SceneError for the first that is broken.
+    A digest of them, by which others are noticed. on_view: called with (views looked at, {}) after each view. Raises
+    SceneError for the first that is broken.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for view in scene.train:
+    for done, view in enumerate(scene.train, start=1):
         if view.segments is not None:
             segments = read_segments(view, len(scene.classes))
             digest.update(view.name.encode())
             for values in vars(segments).values():
                 digest.update(values.contiguous().numpy())
+        if on_view is not None:
+            on_view(done, {})
     return digest.hexdigest()
 
 
