@@ -11,6 +11,7 @@ import torch
 from gs_lift.checkpoint import Checkpoints
 from gs_lift.errors import ConfigError, GsLiftError, SceneError
 from gs_lift.fitting import FitConfig, fit
+from gs_lift.fitting.trainer import HELD_OUT
 from gs_lift.gaussians import Gaussians
 from gs_lift.geometry import look_at
 from gs_lift.rendering import render
@@ -75,6 +76,19 @@ def test_a_fit_brings_the_held_out_view_closer() -> None:
     assert psnrs[-1] > 20  # the starting points: 14
     assert seen[-1]["ssim"] > seen[19]["ssim"]
     assert seen[-1]["loss"] < 0.6 * seen[0]["loss"]
+
+
+def test_of_many_test_views_a_fit_looks_at_some() -> None:
+    scene = make_scene(views=9)
+    looked: list[str] = []
+
+    def watched(view: View, name: str) -> View:
+        return replace(view, name=name, image=lambda: looked.append(name) or view.image())
+
+    many = tuple(watched(scene.test[0], str(number)) for number in range(200))
+    run(replace(scene, test=many), replace(SHORT, steps=20, evaluate_every=20))
+    assert looked == [str(number) for number in range(0, 200, 4)]  # 50; every third would be 67
+    assert len(looked) <= HELD_OUT
 
 
 def test_figures_come_after_every_step_counted_from_one() -> None:

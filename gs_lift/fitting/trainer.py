@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 SETTLING = 0.25
 """Share of the steps over which the learning rates fall to `lr_end`."""
 
+HELD_OUT = 64
+"""Test views, at most, that a fit looks at while it runs: all of a long capture would take longer than its steps."""
+
 
 @dataclass
 class Training:
@@ -107,8 +110,9 @@ def fit(
 
     Goes on from the newest of `checkpoints`, if there is one; the result has the same bytes as that of a run which was
     never stopped, on any number of threads. `on_step(step, figures)` gets "loss", "gaussians" and, every
-    `evaluate_every` steps, "psnr" and "ssim" on the test views; if it raises KeyboardInterrupt, the state is saved
-    first. `on_gaussians(step, make)` may look at the Gaussians of each step, before on_step: `make()` gives them.
+    `evaluate_every` steps, "psnr" and "ssim" on the test views, or on HELD_OUT of them; if it raises KeyboardInterrupt,
+    the state is saved first. `on_gaussians(step, make)` may look at the Gaussians of each step, before on_step:
+    `make()` gives them.
 
     Inside `distributed.joined` all processes call it with the same scene and settings, and get the same Gaussians; each
     reads the photos of its own lanes. The first one's `checkpoints` count, and it alone looks at test views. A
@@ -338,10 +342,10 @@ def _with_terms(sh: Tensor, terms: int) -> Tensor:
 
 @torch.no_grad()
 def _held_out(training: Training, scene: Scene, backend: str) -> dict[str, float]:
-    """Mean PSNR (dB) and SSIM over the test views."""
+    """Mean PSNR (dB) and SSIM over the test views; of more than HELD_OUT over that many, evenly spread."""
     gaussians = training.gaussians(training.sh_degree)
     psnrs, ssims = [], []
-    for view in scene.test:
+    for view in scene.test[:: -(-len(scene.test) // HELD_OUT)]:
         image = view.image().to(gaussians.means)
         colors = render(gaussians, view.camera, backend=backend).colors.clamp(0, 1)
         psnrs.append(float(psnr(colors, image)))
