@@ -45,3 +45,27 @@ def test_an_error_reaches_whoever_asks_and_nobody_else() -> None:
         with pytest.raises(ValueError, match="broken"):
             ahead.get(1)
         assert ahead.get(2, then=[1]) == 2  # and never asks for 1
+
+
+def test_what_is_no_longer_foretold_is_thrown_away() -> None:
+    made: list[int] = []
+
+    def make(key: int) -> int:
+        made.append(key)
+        return key
+
+    with Ahead(make) as ahead:
+        ahead.get(0, then=[1])
+        ahead.get(2, then=[3])
+        assert ahead.get(3) == 3
+        made.clear()
+        ahead.get(1)
+        assert made == [1]
+
+
+def test_its_threads_end_with_it() -> None:
+    with Ahead(lambda key: threading.current_thread()) as ahead:
+        ahead.get(0, then=[1])
+        maker = ahead.get(1)
+        assert maker.is_alive()
+    assert not maker.is_alive()

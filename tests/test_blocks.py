@@ -1,5 +1,7 @@
 """A scene in blocks: how it is cut, and how what was found in the pieces is put together."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -65,12 +67,15 @@ def test_the_views_of_a_block_are_the_fewest_that_show_enough_of_it() -> None:
 def test_a_block_has_the_views_that_show_it() -> None:
     """A camera that looks away from all has no part in any block."""
     scene = scene_of()
+    first = scene.train[0]
+    away = torch.diag(torch.tensor([-1.0, 1, -1, 1], dtype=torch.float64)) @ first.camera.viewmat
+    back = replace(first, camera=replace(first.camera, viewmat=away))
+    scene = replace(scene, train=(back, *scene.train))
     blocks = split(scene, blobs(), BlocksConfig(gaussians=40, coverage=1.0), backend="reference")
     assert len(blocks) > 1
-    assert torch.cat([block.rows[block.core] for block in blocks]).sort().values.tolist() == list(
-        range(len(BLOB))
-    )
-    assert all(block.views.tolist() == [0, 1, 2, 3] for block in blocks)
+    cores = torch.cat([block.rows[block.core] for block in blocks])
+    assert cores.sort().values.tolist() == list(range(len(BLOB)))
+    assert all(block.views.tolist() == [1, 2, 3, 4] for block in blocks)
 
 
 def instances_of(labels: list[int], classes: list[int], score: float = 0.5) -> Instances:
@@ -111,6 +116,24 @@ def test_objects_that_share_too_little_stay_apart() -> None:
     right = [-1] * 13 + [0] * 19  # 21 to 39: three in common
     joined = join(halves(), [instances_of(left, [0]), instances_of(right, [0])], 40)
     assert joined.labels.tolist() == [-1] * 10 + [1] * 10 + [-1] + [0] * 19
+
+
+def test_objects_that_agree_on_little_stay_apart() -> None:
+    left = [-1] * 4 + [0] * 22 + [-1] * 6  # 4 to 25
+    right = [-1] * 12 + [0] * 20  # 20 to 39: six in common, of 18 and 12 among those that both blocks have
+    joined = join(halves(), [instances_of(left, [0]), instances_of(right, [0])], 40)
+    assert joined.labels.tolist() == [-1] * 4 + [1] * 16 + [0] * 20
+
+
+def test_the_surer_of_two_matches_is_taken() -> None:
+    """An object of the right block is as good as one of two of the left, and overlaps the other one too."""
+    left = [-1] * 8 + [0] * 7 + [1] * 17
+    right = [-1] * 2 + [0] * 22 + [-1] * 8  # 10 to 31
+    joined = join(halves(), [instances_of(left, [0, 1]), instances_of(right, [1])], 40)
+    assert joined.labels.tolist() == [-1] * 8 + [1] * 7 + [0] * 17 + [-1] * 8
+    mirrored = [-1] * 8 + [1] * 7 + [0] * 17
+    joined = join(halves(), [instances_of(mirrored, [1, 0]), instances_of(right, [1])], 40)
+    assert joined.labels.tolist() == [-1] * 8 + [1] * 7 + [0] * 17 + [-1] * 8
 
 
 def test_a_splinter_in_the_next_core_is_no_object() -> None:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from gs_lift.checkpoint import Checkpoints
 from gs_lift.errors import ConfigError, RunError, SceneError
 from gs_lift.lifting import LiftConfig, LossWeights, lift
 from gs_lift.lifting.learners import nearest, smooth
+from gs_lift.lifting.views import _turns
 from gs_lift.rendering import blending_weights
 from gs_lift.rendering.weights import PickedRows, Weights
 from gs_lift.segmentation import VOID, Embeddings, Segments
@@ -160,6 +163,31 @@ def test_weights_made_anew_at_each_step_give_the_same_bytes_as_cached_ones() -> 
         lift_quickly(scene_of(), config),
         lift_quickly(scene_of(), config, memory_budget_gb=0.0),
     )
+
+
+def test_weights_that_do_not_stay_are_made_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    makers: list[str] = []
+
+    def noted(*arguments: Any, **options: Any) -> Weights:
+        makers.append(threading.current_thread().name)
+        return blending_weights(*arguments, **options)
+
+    monkeypatch.setattr("gs_lift.lifting.views.blending_weights", noted)
+    lift_quickly(scene_of(), dataclasses.replace(QUICK, steps=6), memory_budget_gb=0.0)
+    looked_at, steps = makers[:4], makers[4:]
+    assert not any(name.startswith("ahead") for name in looked_at)
+    assert [name.startswith("ahead") for name in steps].count(True) == 5  # all but the first
+    assert len(steps) == 6
+
+
+def test_views_take_their_turns_at_random_where_not_all_may_speak() -> None:
+    scene = scene_of()
+    many = dataclasses.replace(scene, train=scene.train * 10)
+    assert _turns(many, 40, 0) == list(range(40))
+    turns = _turns(many, 39, 0)
+    assert sorted(turns) == list(range(40))
+    assert turns != list(range(40))
+    assert turns == _turns(many, 5, 0) != _turns(many, 5, 1)
 
 
 class Killed(Exception):
