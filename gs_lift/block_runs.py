@@ -82,7 +82,6 @@ def make_blocks(run: Run, scene: Scene, config: Config, *, on_view: OnStep | Non
             write_atomic(_plan(run), lambda file: torch.save([vars(block) for block in blocks], file))
         for block, each in each_block(run):
             _make_run(run, block, each, config)
-    run.write_record(in_blocks=True)
     return block_runs(run)
 
 

@@ -335,7 +335,9 @@ def _lift_stage(
         checkpoints.clear()
 
 
-def _write_embeddings(run: Run, embeddings: Embeddings) -> None:
+def _write_embeddings(run: Run, embeddings: Embeddings, *, in_blocks: bool = False) -> None:
+    """in_blocks: they are those of several blocks, which are not to be compared."""
+    run.write_record(in_blocks=in_blocks)
     content = vars(embeddings) | {"evidence": vars(embeddings.evidence) if embeddings.evidence else None}
     write_atomic(run.result("lift"), lambda file: torch.save(content, file))
 
@@ -368,7 +370,7 @@ def _lift_in_blocks(
                 reporter.say(f"block {number} of {len(blocks)}: {len(blocks[number - 1].views)} views")
                 _lift_stage(each, scene, each.config, reporter)
         found = (_of_block(read_embeddings(each), block, each) for block, each in each_block(run))
-        _write_embeddings(run, together(blocks, found, count))
+        _write_embeddings(run, together(blocks, found, count), in_blocks=True)
 
 
 def _of_block(embeddings: Embeddings, block: Block, run: Run) -> Embeddings:

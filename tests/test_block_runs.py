@@ -274,3 +274,12 @@ def test_a_new_budget_reaches_the_blocks(room: Path, parts: Run) -> None:
     fit_run(room, in_parts("memory_budget_gb=0.5"), folder=parts.folder)
     assert {block.config.memory_budget_gb for block in block_runs(parts)} == {0.5}
     assert all(block.done("segment") for block in block_runs(parts))
+
+
+def test_a_scene_may_be_lifted_at_once_after_all(room: Path, parts: Run) -> None:
+    run = fit_run(room, load_config(None, SETTINGS), folder=parts.folder, overwrite=True)
+    assert not in_blocks(run)
+    made = run.result("lift").stat().st_mtime_ns
+    assert len(segment_run(run)) > 0
+    fit_run(room, load_config(None, SETTINGS), folder=parts.folder)
+    assert run.result("lift").stat().st_mtime_ns == made
