@@ -5,7 +5,6 @@ RUN/blocks/001 ...     their runs, with a splat of the block's Gaussians; all bu
 """
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,9 +33,14 @@ def is_block(run: Run) -> bool:
     return parent.name == BLOCKS and (parent / PLAN).is_file()
 
 
+def each_block(run: Run) -> list[tuple[Block, Run]]:
+    """Blocks and their runs, in their order. Raises RunError where the plan is damaged."""
+    return [(block, Run(_folder(run, number))) for number, block in enumerate(read_blocks(run))]
+
+
 def block_runs(run: Run) -> list[Run]:
-    """The runs of the blocks, in their order; none where a scene is lifted at once."""
-    return [Run(_folder(run, number)) for number in range(len(read_blocks(run)))] if in_blocks(run) else []
+    """The runs of the blocks; none where a scene is lifted at once."""
+    return [each for _, each in each_block(run)] if in_blocks(run) else []
 
 
 def read_blocks(run: Run) -> list[Block]:
@@ -66,7 +70,9 @@ def is_lifted(run: Run) -> bool:
     )
 
 
-def make_blocks(run: Run, scene: Scene, config: Config, *, on_view: OnStep | None = None) -> list[Run]:
+def make_blocks(
+    run: Run, scene: Scene, config: Config, *, on_view: OnStep | None = None
+) -> list[tuple[Block, Run]]:
     """Cut the Gaussians of a run into blocks unless that was done, and make a run for each, fitted but not lifted.
 
     What is missing of a block's run is made again.
@@ -80,9 +86,10 @@ def make_blocks(run: Run, scene: Scene, config: Config, *, on_view: OnStep | Non
             )
             (run.folder / BLOCKS).mkdir()
             write_atomic(_plan(run), lambda file: torch.save([vars(block) for block in blocks], file))
-        for block, each in each_block(run):
+        made = each_block(run)
+        for block, each in made:
             _make_run(run, block, each, config)
-    return block_runs(run)
+    return made
 
 
 def _make_run(run: Run, block: Block, each: Run, config: Config) -> None:
@@ -112,11 +119,6 @@ def take_settings(run: Run, config: Config) -> None:
             first = min((stage_of_field(name) for name in changed), key=STAGES.index)
             each.forget(max(first, "lift", key=STAGES.index))
         write_text_atomic(each.folder / "config.yaml", dump_config(wanted))
-
-
-def each_block(run: Run) -> Iterator[tuple[Block, Run]]:
-    """Blocks and their runs."""
-    return zip(read_blocks(run), block_runs(run), strict=True)
 
 
 def _plan(run: Run) -> Path:

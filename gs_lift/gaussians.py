@@ -67,6 +67,10 @@ class Gaussians:
     def detach(self) -> "Gaussians":
         return self._with(lambda tensor: tensor.detach())
 
+    def geometry(self) -> "Gaussians":
+        """Detached, without harmonics above degree 0: all that blending weights depend on, and little more."""
+        return replace(self, shN=self.shN[:, :0]).detach()
+
     def to(self, device: str | torch.device) -> "Gaussians":
         return self._with(lambda tensor: tensor.to(device))
 

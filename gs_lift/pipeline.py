@@ -21,7 +21,6 @@ from gs_lift.block_runs import (
     is_block,
     is_lifted,
     make_blocks,
-    read_blocks,
     take_settings,
 )
 from gs_lift.blocks import Block, join, together
@@ -358,18 +357,18 @@ def _lift_in_blocks(
         )
     check_things(scene)
     with reporter.stage("split", len(scene.train)) as on_view:
-        make_blocks(run, scene, config, on_view=on_view)
-    blocks = read_blocks(run)
+        made = make_blocks(run, scene, config, on_view=on_view)
+    blocks, runs = [block for block, _ in made], [each for _, each in made]
     sizes = ", ".join(f"{len(block.rows):,}" for block in blocks[:8]) + (", ..." if len(blocks) > 8 else "")
     reporter.say(f"lift: {count:,} Gaussians in {len(blocks)} blocks of {sizes}")
     with _timed(run, "lift", len(blocks), SilentReporter()):
         if lift_blocks is not None:
-            lift_blocks(block_runs(run))
-        for number, each in enumerate(block_runs(run), start=1):
+            lift_blocks(runs)
+        for number, (block, each) in enumerate(made, start=1):
             if not each.done("lift"):
-                reporter.say(f"block {number} of {len(blocks)}: {len(blocks[number - 1].views)} views")
+                reporter.say(f"block {number} of {len(blocks)}: {len(block.views)} views")
                 _lift_stage(each, scene, each.config, reporter)
-        found = (_of_block(read_embeddings(each), block, each) for block, each in each_block(run))
+        found = (_of_block(read_embeddings(each), block, each) for block, each in made)
         _write_embeddings(run, together(blocks, found, count), in_blocks=True)
 
 
@@ -450,15 +449,14 @@ def segment_run(
     run: Run,
     *,
     changes: Mapping[str, Any] | None = None,
-    constraints: Path | None = None,
-    written: Written | None = None,
+    constraints: Path | Written | None = None,
     reporter: Reporter | None = None,
 ) -> Instances:
     """Cluster the embeddings of a run into instances, once, and cut their tree again where another cut is wanted.
 
     changes: fields of ClusterConfig that differ from the run's, none of those OF_THE_TREE; constraints: a file, see
-    clustering.constraints; written: what such a file says. With none of them given (None), the last cut stays; with
-    empty changes it is that of the run's config. Raises ConfigError or ConstraintError before the last cut is touched.
+    clustering.constraints, or what one says. With neither given (None), the last cut stays; with empty changes it is
+    that of the run's config. Raises ConfigError or ConstraintError before the last cut is touched.
     """
     reporter = reporter or SilentReporter()
     config = run.config
@@ -470,7 +468,7 @@ def segment_run(
         raise RunError(
             f"{run.folder}: was lifted in blocks, which are gone; run `gslift fit {run.scene} --run {run.folder}` again"
         )
-    written = read_constraints(constraints) if constraints else written
+    written = read_constraints(constraints) if isinstance(constraints, Path) else constraints
     if not run.done("segment"):
         gaussians, embeddings = read_gaussians(run), read_embeddings(run)
         classes = read_scene(run).classes
@@ -496,7 +494,7 @@ def segment_run(
 
 
 def _segment_blocks(
-    run: Run, changes: Mapping[str, Any] | None, constraints: Path | None, reporter: Reporter
+    run: Run, changes: Mapping[str, Any] | None, constraints: Path | Written | None, reporter: Reporter
 ) -> Instances:
     """Each block, and then their instances joined."""
     if not is_lifted(run):
@@ -508,19 +506,20 @@ def _segment_blocks(
             f"{constraints}: {run.name} was lifted in blocks, which number their objects each in its own way; wanted "
             f"constraints for a block: gslift segment {block_runs(run)[0].folder} --constraints ..."
         )
+    pairs = each_block(run)
     last = read_segmentation(run)[1] if run.done("segment") else Recipe()
     # What was asked of a block alone stays, unless the whole is cut in another way, or was.
     asked = changes if changes or (changes is not None and last.changes) else None
-    for block, each in each_block(run):
+    for block, each in pairs:
         reporter.say(f"block {each.folder.name}: {len(block.rows):,} Gaussians")
         own = read_segmentation(each)[1].written if asked is not None and each.done("segment") else None
-        segment_run(each, changes=asked, written=own, reporter=reporter)
-    made = max(each.result("segment").stat().st_mtime_ns for each in block_runs(run))
+        segment_run(each, changes=asked, constraints=own, reporter=reporter)
+    made = max(each.result("segment").stat().st_mtime_ns for _, each in pairs)
     if run.done("segment") and run.result("segment").stat().st_mtime_ns >= made:
         return read_instances(run)
     with _timed(run, "segment", None, SilentReporter()):
-        blocks = read_blocks(run)
-        found = [replace(read_instances(each), tree={}) for each in block_runs(run)]
+        blocks = [block for block, _ in pairs]
+        found = [replace(read_instances(each), tree={}) for _, each in pairs]
         if any(len(block.rows) != len(one.labels) for block, one in zip(blocks, found, strict=True)):
             raise RunError(
                 f"{run.folder}: a block's instances are of other Gaussians; remove {run.folder}/blocks/*/instances.pt"

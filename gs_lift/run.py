@@ -136,9 +136,7 @@ class Run:
         Edits name rows of the splat: with another one they are put aside, under another name.
         """
         if STAGES.index(stage) <= STAGES.index("fit") and self.edits.exists():
-            aside = next(path for i in count(1) if not (path := self.folder / f"edits.old{i}.json").exists())
-            self.edits.replace(aside)
-            log.warning("%s: the edits were of another splat; they are kept in %s", self.folder, aside.name)
+            self._put_aside(self.edits, "edits", "another splat")
         for later in STAGES[STAGES.index(stage) :]:
             self.result(later).unlink(missing_ok=True)
             shutil.rmtree(self.checkpoints(later), ignore_errors=True)
@@ -148,14 +146,13 @@ class Run:
 
     def _remove_blocks(self) -> None:
         for edits in sorted((self.folder / BLOCKS).glob("*/edits.json")):
-            aside = next(
-                path
-                for i in count(1)
-                if not (path := self.folder / f"edits.block{edits.parent.name}.old{i}.json").exists()
-            )
-            edits.replace(aside)
-            log.warning("%s: the edits were of a block that is gone; kept in %s", self.folder, aside.name)
+            self._put_aside(edits, f"edits.block{edits.parent.name}", "a block that is gone")
         shutil.rmtree(self.folder / BLOCKS, ignore_errors=True)
+
+    def _put_aside(self, edits: Path, name: str, of: str) -> None:
+        aside = next(path for i in count(1) if not (path := self.folder / f"{name}.old{i}.json").exists())
+        edits.replace(aside)
+        log.warning("%s: the edits were of %s; they are kept in %s", self.folder, of, aside.name)
 
     def forget(self, stage: str) -> None:
         """Remove the results of `stage` and of all that follow from it, and their seconds."""

@@ -1,21 +1,18 @@
 """The instances of overlapping blocks as those of the scene: shared Gaussians tell which are one object."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gs_lift.blocks.splitting import Block
+from gs_lift.clustering.density import number_by_weight
+from gs_lift.clustering.hierarchy import Ints
+from gs_lift.clustering.instances import NOBODY
 from gs_lift.segmentation import Embeddings, Instances
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-NOBODY = -1
 SAME = 0.3
 """Least IoU, among the Gaussians that two blocks share, of two instances that are one object."""
 FEWEST = 5
@@ -88,36 +85,24 @@ def _matches(blocks: Sequence[Block], labels: Sequence[Ints]) -> list[tuple[floa
     return matches
 
 
-@dataclass
 class _Groups:
     """Which instances are one object; no two of the same block are. home: block of each instance."""
 
-    home: Ints
-    _members: dict[int, list[int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.group = np.arange(len(self.home))
+    def __init__(self, home: Ints):
+        self.home, self.group = home, np.arange(len(home))
 
     def unite(self, one: int, other: int) -> None:
-        left, right = sorted((int(self.group[one]), int(self.group[other])))
-        ours, theirs = self._of(left), self._of(right)
-        if left == right or {*self.home[ours].tolist()} & {*self.home[theirs].tolist()}:
-            return
-        self.group[theirs] = left
-        self._members[left] = ours + self._members.pop(right, theirs)
-
-    def _of(self, group: int) -> list[int]:
-        return self._members.get(group, [group])
+        into, gone = sorted((self.group[one], self.group[other]))
+        ours, theirs = self.group == into, self.group == gone
+        if not np.isin(self.home[ours], self.home[theirs]).any():  # as it is where both are one already
+            self.group[theirs] = into
 
 
 def _by_size(groups: Ints) -> tuple[Ints, Ints]:
     """Labels 0, 1, ... by falling size, and the group that each is; groups of too few Gaussians are none."""
-    names, sizes = np.unique(groups[groups != NOBODY], return_counts=True)
-    order = np.argsort(-sizes, kind="stable")
-    names = names[order[sizes[order] >= FEWEST]]
-    number = np.full(int(groups.max(initial=NOBODY)) + 2, NOBODY)  # the last entry is that of no group
-    number[names] = np.arange(len(names))
-    return number[groups], names
+    sizes = np.bincount(groups[groups != NOBODY])
+    large = np.append(sizes >= FEWEST, False)  # the last one is "none"
+    return number_by_weight(np.where(large[groups], groups, NOBODY), np.ones(len(groups)))
 
 
 def _classes(

@@ -4,7 +4,7 @@ Notation: N Gaussians, B blocks, V training views. A cell is a box, also with si
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from gs_lift.blocks.settings import BlocksConfig
+from gs_lift.clustering.hierarchy import Floats, Ints
 from gs_lift.gaussians import Gaussians
 from gs_lift.lifting.sampling import candidates
 from gs_lift.progress import OnStep
 from gs_lift.rendering import blending_weights
 from gs_lift.scene import Scene
 from gs_lift.seeds import Purpose, seed_of
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 PIXELS = 16_384
 """Of a view, at random, by which it is judged how much it shows of which block."""
@@ -63,7 +61,7 @@ def split(
     home = np.empty(len(gaussians), dtype=np.int64)
     for number, (rows, core) in enumerate(pieces):
         home[rows[core]] = number
-    geometry = replace(gaussians.detach(), shN=gaussians.shN[:, :0].detach())
+    geometry = gaussians.geometry()
     shown = np.zeros((len(scene.train), len(pieces)))
     for number, view in enumerate(scene.train):
         camera = view.camera

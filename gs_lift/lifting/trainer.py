@@ -1,7 +1,7 @@
 """Lifting by gradient descent: geometry is frozen, so rendering an embedding E is W @ E with constant W."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 
@@ -146,7 +146,7 @@ def _blender(
 
     Columns are in spatial order: neighbours in space become neighbours in memory, smoothing is 1.4 times as fast.
     """
-    geometry = replace(gaussians.detach(), shN=gaussians.shN[:, :0].detach())
+    geometry = gaussians.geometry()
     own = geometry if rows is None else geometry.rows(rows)
     order = spatial_order(own.means)
     own = own.rows(order)
