@@ -79,8 +79,8 @@ def test_sums_over_regions_are_those_of_dense_matrices(dtype: torch.dtype, seed:
 
 
 def test_every_float16_is_read_as_it_is() -> None:
-    halves = np.arange(1 << 16, dtype=np.uint16)
-    wanted = halves.view(np.float16).astype(np.float64)
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    wanted = halves.astype(np.float64)
     alone = np.arange(len(halves) + 1)  # a region each
     where = np.zeros(len(halves), dtype=np.int32)
     sums = _native.label_sums(alone, where, halves, np.zeros(1, dtype=np.int32), 1, 2)[2]

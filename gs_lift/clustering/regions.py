@@ -85,13 +85,12 @@ class Regions:
 
 
 def _entries(evidence: Evidence) -> tuple[NDArray[Any], ...]:
-    """indptr, indices and values as the native kernels take them: float16 as its bits."""
+    """indptr, indices and values, of the types that the native kernels take."""
     values = evidence.values.numpy()
-    half = values.dtype == np.float16
     return (
         evidence.indptr.numpy().astype(np.int64, copy=False),
         evidence.indices.numpy().astype(np.int32, copy=False),
-        values.view(np.uint16) if half else values.astype(np.float32, copy=False),
+        values if values.dtype == np.float16 else values.astype(np.float32, copy=False),
     )
 
 

@@ -218,10 +218,11 @@ class _Taker:
         first = step * len(own) + own.index(lane)
         places = [divmod(first + further, len(own)) for further in range(1, AHEAD + 1)]
         keys = [(at, own[place]) for at, place in places if at <= self._config.steps]
-        return [key for key in keys if (turn := self._turn(*key)) is not None and not self._has(key, turn)]
+        return [key for key in keys if self._is_made_anew(*key)]
 
-    def _has(self, key: tuple[int, int], turn: int) -> bool:
-        return self._prepared.has(key[1], turn)
+    def _is_made_anew(self, step: int, lane: int) -> bool:
+        turn = self._turn(step, lane)
+        return turn is not None and not self._prepared.has(lane, turn)
 
     def _turn(self, step: int, lane: int) -> int | None:
         views = self._prepared.views[lane]

@@ -42,7 +42,7 @@ class Blender:
     minimum: float
     block: Int[Tensor, "N"] | None = None
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Of W."""
         return len(self.gaussians) if self.block is None else int((self.block >= 0).sum())
@@ -192,13 +192,14 @@ def prepare(
     turns = _turns(scene, evidence_views, reader.seed)
     for done, (number, place) in enumerate(sorted(mine, key=lambda one: turns[one[0]]), start=1):
         lane, view = place % lanes.count, scene.train[number]
-        pixels = reader.pixels(number)
+        found = reader(number) if view.segments is not None else None
+        pixels = reader.pixels(number) if found is None else found.pixels
         weights, shows = blender.judged(view, pixels)
         scale = view.camera.height * view.camera.width / len(pixels)
         visibility[lane] += weights.totals() * scale
-        if view.segments is not None:
+        if found is not None:
             weights = weights.half()
-            found = replace(reader(number), weights=weights)
+            found = replace(found, weights=weights)
             if len(found.things) or len(found.labelled):
                 evidence.add(number, turns[number], weights, found.things, found.labelled, scale)
             if shows is not None:

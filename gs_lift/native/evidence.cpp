@@ -1,33 +1,27 @@
 // Sums over what the segments cover, straight from the evidence: no other copy of it is made.
 //
-// Notation: R regions of N Gaussians in compressed rows (indptr [R + 1], indices, values: float16 as its bits, or
-// float32); a few rows of a larger matrix do as well. T chosen Gaussians; place [N]: which of them each is, -1 = none.
+// Notation: R regions of N Gaussians in compressed rows (indptr [R + 1], indices, values: float16 or float32); a few rows of a larger matrix do as well. T chosen Gaussians; place [N]: which of them each is, -1 = none.
 // float64 holds sums of float16 exactly, so their order does not show.
 #include <algorithm>
-#include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <vector>
 
 #include "arrays.h"
 #include "rasterizer_frame.h"
+#include "weights.h"
 
 namespace {
 
-using Indices = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-template <class T> using Values = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Indices = Array1<const int32_t>;
+template <class T> using Values = Array1<const T>;
 
 double number(float value) { return value; }
-double number(uint16_t half) {
-    // The exponent is rebased by a product, which is right for numbers below float16's normal ones, too.
-    uint32_t bits = uint32_t(half & 0x7fff) << 13;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    value *= 0x1p112f;
-    if (value >= 65536.0f) {  // infinite, or not a number
-        bits |= 0x7f800000u;
-        std::memcpy(&value, &bits, sizeof value);
-    }
-    return half & 0x8000 ? -value : value;
+double number(Half half) {
+    float value = to_float(Half{uint16_t(half.bits & 0x7fff)});
+    if (value > 65536) value = std::numeric_limits<float>::quiet_NaN();
+    if (value == 65536) value = std::numeric_limits<float>::infinity();
+    return half.bits & 0x8000 ? -value : value;
 }
 
 template <class T> void check(Ints indptr, Indices indices, Values<T> values, Indices of, int64_t most) {
@@ -246,6 +240,6 @@ template <class T> void bind_values(nb::module_ &m) {
 }  // namespace
 
 void bind_evidence(nb::module_ &m) {
-    bind_values<uint16_t>(m);
+    bind_values<Half>(m);
     bind_values<float>(m);
 }
