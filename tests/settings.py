@@ -4,6 +4,7 @@ from pathlib import Path
 
 from gs_lift.config import Config, load_config
 from gs_lift.pipeline import fit_run, segment_run
+from gs_lift.progress import OnStep
 from gs_lift.run import Run
 from gs_lift.synthetic import SynthConfig, synthesize
 
@@ -35,6 +36,18 @@ FINDABLE_SETTINGS = [
     "fit.steps=60",
     "lift.steps=100",
 ]
+
+
+def frames_and_segments(seen: list[int], segmented: list[float]) -> OnStep:
+    """For `synthesize`: the steps of frames go to one list, how many frames have segments to the other."""
+
+    def on_step(step: int, figures: dict[str, float]) -> None:
+        if "segments" in figures:
+            segmented.append(figures["segments"])
+        else:
+            seen.append(step)
+
+    return on_step
 
 
 def findable_room(folder: Path) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from settings import frames_and_segments
 
 from gs_lift.datasets import DataConfig, load_scene, panoptic_lifting
 from gs_lift.errors import ConfigError, SceneError
@@ -299,9 +300,7 @@ def test_an_interrupted_room_is_finished_with_the_same_bytes(written: Path, tmp_
     synthesize(
         folder,
         TINY,
-        on_step=lambda step, figures: (
-            segmented.append(figures["segments"]) if "segments" in figures else seen.append(step)
-        ),
+        on_step=frames_and_segments(seen, segmented),
         processes=1,
     )
     assert seen == [1, 2, 2, 3, 4, 5, 6]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from segment_quality import segment_quality
+from settings import frames_and_segments
 
 from gs_lift.errors import ConfigError
 from gs_lift.synthetic import SynthConfig, synthesize
@@ -188,9 +189,7 @@ def test_an_interrupted_room_is_finished_with_the_same_bytes(room: Path, tmp_pat
     synthesize(
         folder,
         TINY,
-        on_step=lambda step, figures: (
-            segmented.append(figures["segments"]) if "segments" in figures else seen.append(step)
-        ),
+        on_step=frames_and_segments(seen, segmented),
         processes=1,
     )
     assert seen == [1, 2, 2, 3, 4, 5]

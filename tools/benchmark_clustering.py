@@ -176,15 +176,7 @@ def fit_alone(method: str, folder: Path, limit_s: float) -> None:
     fit(points[:WARM_UP], 20)
     if method.startswith("hdbscan") and len(points) >= WITH_WORKERS:
         fit(points[:WITH_WORKERS, :2], 20)  # starts them; few dimensions are quick
-    gc.collect()
-    # What the warm-up freed shall not hide what the fit takes.
-    with suppress(AttributeError):  # glibc alone has it
-        ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    held = memory_mb(os.getpid())["VmRSS"]
-    # Not a Python handler, which would wait for native code to return.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    held = begin_measuring(limit_s)
     cpu, wall = cpu_seconds(), time.perf_counter()
     labels = fit(points, least)
     wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
@@ -199,6 +191,20 @@ def fit_alone(method: str, folder: Path, limit_s: float) -> None:
         "workers_mb": sum(memory["VmHWM"] - memory["RssFile"] for memory in workers if memory),
     }
     print(json.dumps(figures))
+
+
+def begin_measuring(limit_s: float) -> float:
+    """What the process holds now, MB; from here on VmHWM is the peak, and beyond the limit the system kills us."""
+    gc.collect()
+    # What a warm-up freed shall not hide what is taken next.
+    with suppress(AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    held = memory_mb(os.getpid())["VmRSS"]
+    # Not a Python handler, which would wait for native code to return.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    return held
 
 
 def cpu_seconds() -> float:

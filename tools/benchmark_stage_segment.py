@@ -17,8 +17,6 @@ After it, how fast each grows (the exponent of Gaussians that fits best in logar
 """
 
 import argparse
-import ctypes
-import gc
 import json
 import os
 import signal
@@ -26,14 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as the command does: see gs_lift/cli.py
 
 import numpy as np
-from benchmark_clustering import embeddings, grouped, memory_mb, save, say, seconds, table
+from benchmark_clustering import begin_measuring, embeddings, grouped, memory_mb, save, say, seconds, table
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
@@ -191,15 +188,7 @@ def run_stage(path: Path, limit_s: float) -> None:
     arrays = {name.stem: np.load(name) for name in sorted(path.glob("*.npy"))}
     figures: Row = {"entries": len(arrays["indices"])}
     inputs = inputs_of(arrays)
-    gc.collect()
-    # What the warm-up freed shall not hide what the stage takes.
-    with suppress(AttributeError):  # glibc alone has it
-        ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    held = memory_mb(os.getpid())["VmRSS"]
-    # Not a Python handler, which would wait for native code to return.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    held = begin_measuring(limit_s)
     cpu, wall = time.process_time(), time.perf_counter()
     made = cluster(*inputs, ClusterConfig())
     figures |= {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
