@@ -25,7 +25,8 @@ LOOKS = 8
 """Views whose photo and segments are read."""
 DARK = 0.02
 """Mean of a photo that is as good as black."""
-BYTES_PER_PHOTO_PIXEL, WEIGHTS_PER_PIXEL, BYTES_PER_WEIGHT = 3, 26, 6
+BYTES_PER_PHOTO_PIXEL = 3
+WEIGHTS_PER_PIXEL, BYTES_PER_WEIGHT = 26, 6
 """Of W, as measured on rooms of 256 x 256 pixels: see docs/benchmarks.md."""
 
 
